@@ -1,0 +1,48 @@
+# Needs Python >= 3.11 and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+HOST   ?= 127.0.0.1
+PORT   ?= 8000
+
+.PHONY: help serve test lint types layers bench clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+
+serve: $(VENV)/.runtime  ## Serve on 127.0.0.1:8000 (MODEL=ViT-B-32/laion2b_s34b_b79k, HOST=, PORT=)
+	@$(if $(MODEL),SIMILARITY_MODEL='$(MODEL)') exec $(BIN)/serve-app serve --host $(HOST) --port $(PORT)
+
+test: $(VENV)/.development lint types layers  ## Lint, types, layers and tests (SLOW=1 adds the slow ones)
+	$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow") $(ARGS)
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.development
+	$(BIN)/mypy
+
+layers: $(VENV)/.development
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.development  ## Measure speed and memory against plain open_clip (ARGS=--quick)
+	$(BIN)/serve-app bench $(ARGS)
+
+clean:  ## Remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing into $(VENV); the first time takes a few minutes (torch is large).'
+	$(PIP) -e '.[siglip]'
+	@touch $@
+
+$(VENV)/.development: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing into $(VENV); the first time takes a few minutes (torch is large).'
+	$(PIP) -e '.[all]'
+	@touch $@ $(VENV)/.runtime

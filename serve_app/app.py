@@ -1,0 +1,32 @@
+"""The import path in `serve_config.yaml`: from arguments and environment to an application."""
+
+from __future__ import annotations
+
+import ray
+from ray.serve import Application
+
+from serve_app.config.args import AppArgs
+from serve_app.config.sources import declared_models
+from serve_app.models.factory import SimilarityModelFactory
+from serve_app.models.placement import pool_placement
+from serve_app.models.registry import DynamicModelRegistry
+from serve_app.serving.builder import build_application
+
+
+def build_app(args: AppArgs) -> Application:
+    """Builds the application; Ray Serve calls it with the `args` of its configuration.
+
+    The environment is read here, once, and frozen into the deployments' arguments: no replica
+    reads it for itself, so no two can disagree.
+
+    Args:
+        args: Validated by Ray Serve; unknown keys are refused.
+
+    Raises:
+        ConfigError: The models' configuration has faults; all of them are named.
+    """
+    has_gpu = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0
+    placements = {pool.name: pool_placement(pool, has_gpu=has_gpu) for pool in args.pools}
+    registry = DynamicModelRegistry(placements, SimilarityModelFactory())
+    snapshot = registry.update(declared_models())
+    return build_application(args, snapshot, placements)

@@ -1,0 +1,1 @@
+"""Measures speed, latency, memory and start-up; a client of the service, never a part of it."""

@@ -1,0 +1,152 @@
+"""The service as a user starts it: `serve-app serve` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import psutil
+
+from serve_app.config.child_environment import child_environment
+from serve_app.config.ray_environment import free_ports
+from serve_app.errors import NotReadyError
+
+_STOP_WITHIN_S = 60.0
+_REPLICA = "ServeReplica:"
+
+
+class ServiceProcess:
+    """A running service; a context manager that stops it.
+
+    Args:
+        models: Text of `SIMILARITY_MODELS`; None: the demo models.
+        config: A Serve config file; None: the defaults.
+    """
+
+    def __init__(self, *, models: str | None = None, config: Path | None = None) -> None:
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+        command = ["serve", "--port", str(self.port)]
+        if config is not None:
+            command += ["--config", str(config)]
+        # A token of this run alone, so that the run's own jobs may join the service's Ray.
+        self.ray_token = secrets.token_hex(32)
+        self._started = time.monotonic()
+        self._process = psutil.Popen(
+            [sys.executable, "-m", "serve_app.cli", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(models=models, ray_token=self.ray_token),
+        )
+
+    def __enter__(self) -> ServiceProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        family = self._family()
+        if self._process.is_running():
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(_STOP_WITHIN_S)
+        except psutil.TimeoutExpired:
+            self._process.kill()
+        # Ray's processes end by themselves when their driver has; those that hang do not.
+        for process in psutil.wait_procs(family, timeout=10)[1]:
+            process.kill()
+        self._log.close()
+
+    def wait_ready(self, within_s: float = 300.0) -> float:
+        """Waits until `/readyz` says 200.
+
+        Returns:
+            Seconds since the process was started.
+
+        Raises:
+            NotReadyError: It ended, or the time did; the message has the end of what it said.
+        """
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=60):  # noqa: S310
+                    return time.monotonic() - self._started
+            except OSError:  # refused, or 503: not yet
+                pass
+            if self._process.poll() is not None:
+                raise NotReadyError(f"The service ended. It said:\n{self._said()}")
+            if time.monotonic() - self._started > within_s:
+                raise NotReadyError(
+                    f"The service was not ready after {within_s:.0f} s. It said:\n{self._said()}"
+                )
+            time.sleep(0.05)
+
+    def model(self, name: str) -> dict[str, Any]:
+        """What `/v1/models/{name}` says."""
+        with urllib.request.urlopen(f"{self.url}/v1/models/{name}", timeout=30) as answer:  # noqa: S310
+            document: dict[str, Any] = json.load(answer)
+        return document
+
+    def ray_address(self) -> str:
+        """Address of the service's own Ray, read off its processes.
+
+        `auto` might be another Ray on the same machine.
+        """
+        flag = "--gcs-address="
+        for process in self._family():
+            for argument in _command_line(process):
+                if argument.startswith(flag):
+                    return argument.removeprefix(flag)
+        raise NotReadyError("The service's Ray cannot be found among its processes.")
+
+    def replica_memory(self) -> list[dict[str, Any]]:
+        """PSS (memory, shared pages divided by their users) of each deployment's replicas.
+
+        Returns:
+            Per replica `deployment`, `pid` and `pss_bytes`; `pss_bytes` is None where the system
+            does not tell.
+        """
+        found = []
+        for process in self._family():
+            title = " ".join(_command_line(process))
+            if _REPLICA in title:
+                memory = process.memory_full_info()
+                found.append(
+                    {
+                        "deployment": title.partition(_REPLICA)[2].split(":")[-1].split()[0],
+                        "pid": process.pid,
+                        "pss_bytes": getattr(memory, "pss", None),
+                    }
+                )
+        return found
+
+    def _family(self) -> list[psutil.Process]:
+        try:
+            return list(self._process.children(recursive=True))
+        except psutil.NoSuchProcess:
+            return []
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode("utf-8", "replace").strip()[-3000:] or "(nothing)"
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []

@@ -1,0 +1,81 @@
+"""`serve-app models`: which models are declared, here or on a running service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def models(
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask the service at this address instead."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of a table.")
+    ] = False,
+) -> None:
+    """List the declared models.
+
+    Those that the environment declares, with device and precision as this machine has them;
+    nothing is loaded. With --url, those of a running service.
+    """
+    from serve_app.cli.output import print_json, stdout
+
+    document = _served(url) if url is not None else _declared()
+    if as_json:
+        print_json(document)
+        return
+    print_models(document["data"], stdout(), served=url is not None)
+
+
+def _served(url: str) -> dict[str, Any]:
+    from serve_app.client.http import HttpTransport
+
+    transport = HttpTransport(url)
+    try:
+        return transport.models()
+    finally:
+        transport.close()
+
+
+def _declared() -> dict[str, Any]:
+    from serve_app.cli.local import snapshot_here
+    from serve_app.config.sources import declared_models
+    from serve_app.serving.answers import model_answer
+
+    snapshot = snapshot_here(declared_models())
+    return {
+        "object": "list",
+        "version": snapshot.version,
+        "data": [model_answer(model, snapshot, None) for model in snapshot.models.values()],
+    }
+
+
+def print_models(models: list[dict[str, Any]], console: Console, *, served: bool) -> None:
+    """Prints a table of `ModelAnswer`s; whether they are loaded only a running service can tell."""
+    from rich.text import Text
+
+    from serve_app.cli.output import new_table, shortened
+
+    headers = ["model", "architecture", "pretrained", "pool", "device"]
+    table = new_table(*headers, *(["loaded"] if served else []))
+    for model in models:
+        cells = [
+            Text(model["id"], style="green" if model["default"] else ""),
+            Text(shortened(model["architecture"])),
+            Text(shortened(model["pretrained"])),
+            Text(model["pool"]),
+            Text(f"{model['device']} {model['precision']}"),
+        ]
+        if served:
+            cells.append(Text("yes", style="green") if model["loaded"] else Text("no"))
+        table.add_row(*cells)
+    console.print(table)
+    for model in models:
+        if model["default"]:
+            console.print(Text(f"default: {model['name']}", style="dim"))

@@ -1,0 +1,97 @@
+"""`serve-app serve`: the service in the foreground until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STEPS = {
+    "ray": "Starting Ray",
+    "models": "Starting replicas and loading models",
+    "probe": "Waiting for the first inference",
+    "stopping": "Stopping",
+}
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A Serve config file whose application's `args` are used."),
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when the service is ready.")
+    ] = False,
+) -> None:
+    """Serve the models of the environment over HTTP, in the foreground until Ctrl-C.
+
+    With no SIMILARITY_ variable set, the demo models in the package are served.
+    """
+    from rich.console import Console
+
+    from serve_app.config.args import AppArgs
+    from serve_app.config.serve_file import read_serve_config
+    from serve_app.config.sources import declared_models
+    from serve_app.launcher import LaunchOptions, launch
+    from serve_app.models.factory import SimilarityModelFactory
+    from serve_app.models.placement import pool_placement
+    from serve_app.models.registry import DynamicModelRegistry
+
+    console = Console(stderr=True)
+    args = read_serve_config(config)[0] if config is not None else AppArgs()
+    # Faults are told before anything starts, and a download shows its progress here rather than
+    # in some replica's log.
+    registry = DynamicModelRegistry(
+        {pool.name: pool_placement(pool, has_gpu=False) for pool in args.pools},
+        factory := SimilarityModelFactory(),
+    )
+    snapshot = registry.update(declared_models())
+    for model in snapshot.preloaded():
+        factory.prefetch(model.spec)
+    started = time.monotonic()
+    options = LaunchOptions(host, port, args)
+    with console.status("Starting Ray") as status:
+
+        def report(step: str) -> None:
+            if step == "ready":
+                status.stop()
+                seconds = time.monotonic() - started
+                if json_output:
+                    ready = {"url": options.url, "default": snapshot.default, "seconds": seconds}
+                    sys.stdout.write(json.dumps(ready) + "\n")
+                    sys.stdout.flush()
+                else:
+                    _print_ready(console, options.url, snapshot.default, seconds)
+            elif step == "stopped":
+                status.stop()
+                console.print("Stopped.")
+            else:
+                status.update(f"{_STEPS[step]} …")
+                status.start()
+
+        launch(options, report)
+
+
+def _print_ready(console: Console, url: str, default: str, seconds: float) -> None:
+    console.print(f"[green]Ready[/green] after {seconds:.0f} s at [bold]{url}[/bold] ", end="")
+    console.print(f"(default model: {default}; documentation: {url}/docs). Try:\n")
+    # Plain, so that it can be copied whole.
+    console.print(
+        f"  curl -s {url}/v1/score \\\n"
+        "    -F image=@examples/red-circle-left-of-blue-square.jpg \\\n"
+        '    -F text="a red circle left of a blue square" \\\n'
+        '    -F text="a blue circle left of a red square"\n',
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print("Ctrl-C stops it.")

@@ -1,0 +1,1 @@
+"""Everything between a request and a model, free of Ray and HTTP: pool, batches, pipeline."""

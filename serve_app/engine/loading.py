@@ -1,0 +1,93 @@
+"""Turns a resolved configuration into a loaded, warmed and measured model; keeps nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from serve_app.errors import ModelLoadError
+from serve_app.models.base import ModelInfo, SimilarityModel
+from serve_app.models.factory import SimilarityModelFactory
+from serve_app.models.registry import ResolvedModel
+
+_MEASUREMENTS = 3
+_MEASURE_AT_MOST_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to compute, and what there is to know about it."""
+
+    model: SimilarityModel
+    info: ModelInfo
+
+    def unload(self) -> None:
+        """Gives the memory back."""
+        self.model.unload()
+
+
+Loader = Callable[[ResolvedModel], LoadedModel]
+"""Blocking; raises `ModelLoadError`, or anything else, when it cannot."""
+
+
+def model_loader(factory: SimilarityModelFactory) -> Loader:
+    """Returns the loader that makes models with this factory."""
+
+    def load(resolved: ResolvedModel) -> LoadedModel:
+        model = factory.create(resolved.spec, resolved.placement)
+        started = time.perf_counter()
+        try:
+            model.load()
+            model.warmup()
+            load_seconds = time.perf_counter() - started
+            return LoadedModel(model, _info(resolved, model, load_seconds))
+        except BaseException:
+            # Half a model holds memory too, and nobody else knows of it.
+            with suppress(Exception):  # the first error is the one to tell about
+                model.unload()
+            raise
+
+    return load
+
+
+def _info(resolved: ResolvedModel, model: SimilarityModel, load_seconds: float) -> ModelInfo:
+    spec = resolved.spec
+    capabilities = model.capabilities
+    if capabilities.primary not in capabilities.metrics:
+        raise ModelLoadError(
+            f"{resolved.id}: primary metric {capabilities.primary!r} is not one of the model's: "
+            f"{', '.join(capabilities.metrics)}."
+        )
+    return ModelInfo(
+        id=resolved.id,
+        backend=spec.backend,
+        architecture=spec.architecture or type(model).__name__,
+        pretrained=spec.pretrained or "",
+        placement=resolved.placement,
+        capabilities=capabilities,
+        preprocess=model.preprocess,
+        parameters=model.parameters,
+        bytes=spec.performance.bytes or model.bytes,
+        load_seconds=load_seconds,
+        expected_ms=spec.performance.expected_ms or _measure_ms(model),
+        details=dict(model.details),
+    )
+
+
+def _measure_ms(model: SimilarityModel) -> float:
+    """Milliseconds for one pair: the best of a few, because others may use the machine now."""
+    height, width = model.preprocess.size
+    pair = (np.full((height, width, 3), 127, dtype=np.uint8), "a measurement")
+    best, spent = float("inf"), 0.0
+    for _ in range(_MEASUREMENTS):
+        started = time.perf_counter()
+        model.compute_similarity([pair])
+        took = time.perf_counter() - started
+        best, spent = min(best, took), spent + took
+        if spent > _MEASURE_AT_MOST_S:
+            break
+    return 1000 * best

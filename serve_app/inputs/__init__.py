@@ -1,0 +1,1 @@
+"""From what callers send to what models take: strings, files, pixels."""

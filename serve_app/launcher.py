@@ -1,0 +1,202 @@
+"""Runs the application on a Ray of its own until it is stopped; knows nothing of terminals."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serve_app.config.args import AppArgs, Autoscaling
+from serve_app.config.ray_environment import set_ray_environment
+from serve_app.errors import NotReadyError
+from serve_app.serving.guardian import watch
+
+APP_NAME = "serve_app"
+_OBJECT_STORE_BYTES = 1 << 30
+_READY_WITHIN_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """Where and what to serve.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on.
+        args: The application's arguments.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    args: AppArgs = field(default_factory=AppArgs)
+
+    @property
+    def url(self) -> str:
+        """The address as a client on this machine uses it."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def launch(options: LaunchOptions, report: Callable[[str], None]) -> None:
+    """Starts Ray and the application, waits for a signal, and takes both down again.
+
+    Args:
+        options: Where and what to serve.
+        report: Told about each step: `ray`, `models`, `probe`, `ready`, `stopping`, `stopped`.
+
+    Raises:
+        NotReadyError: The port is taken, or the application did not become ready; says why.
+    """
+    _check_port(options)
+    with _stop_on_signal() as listen, proxy_folder() as folder:
+        set_ray_environment(folder)
+        try:
+            report("ray")
+            _start_ray(options)
+            listen()  # Ray has put handlers of its own in their place
+            report("models")
+            _run(options)
+            report("probe")
+            _wait_ready(options)
+            report("ready")
+            signal.pause()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            report("stopping")
+            _shut_down()
+            report("stopped")
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], None]]:
+    """The first SIGINT or SIGTERM interrupts whatever runs; while stopping, more are ignored.
+
+    Gives a function that puts the handlers in place once more.
+    """
+    stopping = False
+
+    def on_signal(signum: int, frame: object) -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            raise KeyboardInterrupt
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, on_signal)
+        signal.signal(signal.SIGTERM, on_signal)
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    listen()
+    try:
+        yield listen
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def proxy_folder() -> Iterator[Path]:
+    """A folder for the proxy's files; whatever runs on it is gone afterwards, even if we are."""
+    # Not TMPDIR, which may be long: a socket's path has at most 97 characters, and Ray adds 67.
+    folder = Path(tempfile.mkdtemp(prefix="serve-app-", dir="/tmp"))
+    guardian = watch(folder)
+    try:
+        yield folder
+    finally:
+        guardian.communicate()  # closes its input and waits until it is done
+
+
+def _check_port(options: LaunchOptions) -> None:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            raise NotReadyError(
+                f"Cannot listen on {options.host}:{options.port}: {error.strerror}. "
+                "Is another service running there? Stop it, or choose --port."
+            ) from error
+
+
+def _start_ray(options: LaunchOptions) -> None:
+    import ray
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(
+        address="local",
+        # Ray's CPUs are bookkeeping: a small machine may run a pool that asks for more.
+        num_cpus=max(os.cpu_count() or 1, _cpus(options.args)),
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
+    serve.start(http_options={"host": options.host, "port": options.port})
+
+
+def _cpus(args: AppArgs) -> int:
+    def most(replicas: int | Autoscaling) -> int:
+        return replicas if isinstance(replicas, int) else replicas.max_replicas
+
+    total = most(args.ingress.replicas) * args.ingress.cpus
+    total += sum(most(pool.replicas) * pool.cpus for pool in args.pools)
+    return int(total) + 1
+
+
+def _run(options: LaunchOptions) -> None:
+    from ray import serve
+
+    from serve_app.app import build_app
+
+    try:
+        serve.run(build_app(options.args), name=APP_NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise NotReadyError(_deployment_message() or str(error)) from error
+
+
+def _deployment_message() -> str:
+    """Why the application is not running, as its deployments say."""
+    from ray import serve
+
+    applications = serve.status().applications
+    if APP_NAME not in applications:
+        return ""
+    deployments = applications[APP_NAME].deployments.values()
+    return "\n".join(status.message for status in deployments if status.message)
+
+
+def _wait_ready(options: LaunchOptions) -> None:
+    deadline = time.monotonic() + _READY_WITHIN_S
+    reason = "no answer"
+    while True:
+        try:
+            with urllib.request.urlopen(f"{options.url}/readyz", timeout=30):  # noqa: S310
+                return
+        except urllib.error.HTTPError as error:
+            reason = error.read().decode("utf-8", "replace")
+        except OSError as error:
+            reason = str(error)
+        if time.monotonic() > deadline:
+            raise NotReadyError(f"The service did not become ready: {reason}")
+        time.sleep(0.1)
+
+
+def _shut_down() -> None:
+    import ray
+    from ray import serve
+
+    with contextlib.suppress(Exception):  # a half-started Serve cannot always be taken down
+        serve.delete(APP_NAME)  # lets requests in progress end; the rest goes with Ray
+    ray.shutdown()

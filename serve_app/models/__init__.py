@@ -1,0 +1,1 @@
+"""The interface of models, the factory and registry, and the backends."""

@@ -1,0 +1,143 @@
+"""Which models are declared, at one moment: immutable values that travel between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from serve_app.config.faults import suggestion
+from serve_app.config.spec import ModelSpec
+from serve_app.errors import Fault, UnknownModelError
+from serve_app.models.base import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A declared model with nothing left open.
+
+    Attributes:
+        name: As declared.
+        revision: 8 hexadecimal digits; changes with everything that changes a score.
+        spec: As declared.
+        placement: Device, precision and threads.
+    """
+
+    name: str
+    revision: str
+    spec: ModelSpec
+    placement: Placement
+
+    @property
+    def id(self) -> str:
+        """`name@revision`."""
+        return f"{self.name}@{self.revision}"
+
+    def __hash__(self) -> int:
+        return hash(self.id)  # the spec holds a mapping and so has no hash
+
+
+@dataclass(frozen=True)
+class RegistrySnapshot:
+    """The declared models. Cannot be changed; pickles.
+
+    Attributes:
+        version: 1 for the first, one more for each change.
+        models: By name, in order of declaration.
+        default: Name of the model that answers when a request names none.
+        notices: What is worth knowing and no fault, for example a checkpoint that is not on the
+            machine of the control plane.
+    """
+
+    version: int
+    models: Mapping[str, ResolvedModel]
+    default: str
+    notices: tuple[Fault, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "models", MappingProxyType(dict(self.models)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy does not pickle.
+        return (type(self), (self.version, dict(self.models), self.default, self.notices))
+
+    def resolve(self, model: str | None = None) -> ResolvedModel:
+        """The model that a request means.
+
+        Args:
+            model: `name`, `name@revision`, or None for the default.
+
+        Raises:
+            UnknownModelError: It is not declared, or its revision is another one.
+        """
+        if model is None:
+            return self.models[self.default]
+        name, at, revision = model.partition("@")
+        found = self.models.get(name)
+        if found is None:
+            near = suggestion(name, self.models) or "."
+            raise UnknownModelError(
+                f"There is no model {name!r}{near} Declared are: {', '.join(self.models)}."
+            )
+        if at and revision != found.revision:
+            raise UnknownModelError(
+                f"The model {name!r} has no revision {revision!r}; {found.id} is active."
+            )
+        return found
+
+    def by_id(self, model_id: str) -> ResolvedModel:
+        """The model with exactly this `name@revision`.
+
+        Raises:
+            UnknownModelError: There is none.
+        """
+        if "@" not in model_id:
+            raise UnknownModelError(f"{model_id!r} is not of the form name@revision.")
+        return self.resolve(model_id)
+
+    def preloaded(self) -> tuple[ResolvedModel, ...]:
+        """What replicas of a model's pool load before they are ready; the default comes first."""
+        default = self.models[self.default]
+        others = (item for item in self.models.values() if item is not default)
+        return (default, *(item for item in others if item.spec.preload))
+
+    def for_pool(self, pool: str) -> tuple[ResolvedModel, ...]:
+        """The models that a pool holds, in order of declaration."""
+        return tuple(item for item in self.models.values() if item.spec.pool == pool)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDiff:
+    """What differs between two snapshots, as names.
+
+    Attributes:
+        added: Only in the new one.
+        removed: Only in the old one.
+        changed: In both, with another revision.
+        adjusted: In both with the same revision: same scores, but another pool, other threads,
+            costs or preloading.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    adjusted: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed or self.adjusted)
+
+
+def diff(old: RegistrySnapshot | None, new: RegistrySnapshot) -> SnapshotDiff:
+    """What changed from `old` (None: from nothing) to `new`."""
+    before = old.models if old is not None else {}
+    both = [name for name in new.models if name in before]
+    changed = [name for name in both if before[name].revision != new.models[name].revision]
+    return SnapshotDiff(
+        added=tuple(name for name in new.models if name not in before),
+        removed=tuple(name for name in before if name not in new.models),
+        changed=tuple(changed),
+        adjusted=tuple(
+            name for name in both if name not in changed and before[name] != new.models[name]
+        ),
+    )

@@ -1,0 +1,1 @@
+"""The Ray Serve shims around the engine: ingress, replicas, and the wiring between them."""

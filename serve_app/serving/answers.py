@@ -1,0 +1,131 @@
+"""The engine's responses as JSON-ready dictionaries; the shapes are those of `schemas`."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from serve_app.models.base import ModelInfo
+from serve_app.models.registry import RegistrySnapshot, ResolvedModel
+from serve_app.types import (
+    EmbedResponse,
+    EmbedResult,
+    ItemFault,
+    ItemWarning,
+    PairResult,
+    ScoreResponse,
+)
+
+
+def score_answer(response: ScoreResponse) -> dict[str, Any]:
+    """`ScoreAnswer`; fields that do not apply to a result are left out."""
+    return {
+        "id": response.id,
+        "model": response.model,
+        "experiment": response.experiment,
+        "results": [result_answer(result) for result in response.results],
+        "timing_ms": dict(response.timing_ms),
+    }
+
+
+def result_answer(result: PairResult) -> dict[str, Any]:
+    """`ResultAnswer`."""
+    answer: dict[str, Any] = {"image": result.image, "text": result.text}
+    if result.error is None:
+        answer["score"] = result.score
+        answer["scores"] = dict(result.scores)
+    else:
+        answer["error"] = _fault(result.error)
+    if result.warnings:
+        answer["warnings"] = [_warning(warning) for warning in result.warnings]
+    if result.rank is not None:
+        answer["rank"] = result.rank
+    return answer
+
+
+def embeddings_answer(response: EmbedResponse, encoding_format: str) -> dict[str, Any]:
+    """`EmbeddingsAnswer`."""
+    tokens = sum(result.tokens for result in response.results)
+    return {
+        "object": "list",
+        "id": response.id,
+        "model": response.model,
+        "data": [_embedding(result, encoding_format) for result in response.results],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "timing_ms": dict(response.timing_ms),
+    }
+
+
+def _embedding(result: EmbedResult, encoding_format: str) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "object": "embedding",
+        "index": result.index,
+        "tokens": result.tokens,
+    }
+    if result.embedding is None:
+        answer["embedding"] = None
+    elif encoding_format == "base64":
+        answer["embedding"] = base64.b64encode(result.embedding).decode("ascii")
+    else:
+        answer["embedding"] = np.frombuffer(result.embedding, dtype="<f4").tolist()
+    if result.warnings:
+        answer["warnings"] = [_warning(warning) for warning in result.warnings]
+    if result.error is not None:
+        answer["error"] = _fault(result.error)
+    return answer
+
+
+def model_answer(
+    model: ResolvedModel, snapshot: RegistrySnapshot, info: ModelInfo | None
+) -> dict[str, Any]:
+    """`ModelAnswer`; what only a loaded model can tell comes with `info`."""
+    answer: dict[str, Any] = {
+        "id": model.id,
+        "object": "model",
+        "name": model.name,
+        "revision": model.revision,
+        "default": model.name == snapshot.default,
+        "pool": model.spec.pool,
+        "backend": model.spec.backend,
+        "architecture": model.spec.architecture,
+        "pretrained": model.spec.pretrained,
+        "device": model.placement.device,
+        "precision": model.placement.precision,
+        "loaded": info is not None,
+    }
+    if info is not None:
+        capabilities = info.capabilities
+        answer |= {
+            "architecture": info.architecture,
+            "capabilities": {
+                "metrics": list(capabilities.metrics),
+                "default_metrics": list(capabilities.default_metrics),
+                "primary": capabilities.primary,
+                "embeds": capabilities.embeds,
+                "max_batch": capabilities.max_batch,
+                "context_length": capabilities.context_length,
+                "embedding_dim": capabilities.embedding_dim,
+            },
+            "parameters": info.parameters,
+            "bytes": info.bytes,
+            "load_seconds": round(info.load_seconds, 3),
+            "expected_ms": round(info.expected_ms, 3),
+            "image_size": list(info.preprocess.size),
+            "details": dict(info.details),
+        }
+    return answer
+
+
+def _warning(warning: ItemWarning) -> dict[str, Any]:
+    answer: dict[str, Any] = {"code": warning.code, "detail": warning.detail}
+    if warning.tokens is not None:
+        answer["tokens"] = warning.tokens
+    if warning.limit is not None:
+        answer["limit"] = warning.limit
+    return answer
+
+
+def _fault(fault: ItemFault) -> dict[str, str]:
+    return {"code": fault.code, "detail": fault.detail}

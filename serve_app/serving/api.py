@@ -1,0 +1,312 @@
+"""The HTTP routes: they read a body, call the service and shape the answer; no scoring here."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from serve_app.config.args import Limits
+from serve_app.errors import NotReadyError, OverloadedError, ServeAppError, UnexpectedError
+from serve_app.serving import schemas
+from serve_app.serving.answers import embeddings_answer, result_answer, score_answer
+from serve_app.serving.bodies import embed_request, score_request
+from serve_app.serving.problem import MEDIA_TYPE, problem, problem_from_error
+from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
+from serve_app.version import __version__
+
+logger = logging.getLogger("serve_app.serving")
+
+_REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
+_DESCRIPTION = "How well does this image match this text?"
+
+
+class ScoringService(Protocol):
+    """What the routes need; the ingress is one."""
+
+    async def score(self, request: ScoreRequest) -> ScoreResponse:
+        """Scores pairs."""
+
+    async def rank(self, request: ScoreRequest) -> ScoreResponse:
+        """Ranks one text's images, or one image's texts."""
+
+    async def embed(self, request: EmbedRequest) -> EmbedResponse:
+        """Embeds images and texts."""
+
+    async def ready(self) -> None:
+        """Returns when an inference has passed; raises a `ServeAppError` when it has not."""
+
+    def models(self) -> dict[str, Any]:
+        """`ModelsAnswer`."""
+
+    def model(self, name: str) -> dict[str, Any]:
+        """`ModelAnswer`; raises `UnknownModelError`."""
+
+
+def create_api(
+    service: ScoringService, limits: Limits, max_in_flight: int, *, answers_request_id: bool = True
+) -> FastAPI:
+    """The FastAPI application over a service.
+
+    Args:
+        service: What scores.
+        limits: Bounds on bodies.
+        max_in_flight: Requests worked on at a time; further ones are turned away at once with
+            `overloaded`, so that those inside keep their latency.
+        answers_request_id: Whether to put `x-request-id` on answers; false under Ray Serve, which
+            puts it there itself.
+    """
+    api = FastAPI(
+        title="serve_app",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_url="/openapi.json",
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    _add_errors(api)
+    _add_request_scope(api, max_in_flight, answers_request_id)
+    _add_scoring(api, service, limits)
+    _add_inventory(api, service)
+    api.openapi = lambda: openapi_document(api)  # type: ignore[method-assign]
+    return api
+
+
+def openapi_document(api: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: request bodies are parsed by hand, so their schemas are added here."""
+    if api.openapi_schema:
+        return api.openapi_schema
+    document = get_openapi(
+        title=api.title, version=api.version, description=api.description, routes=api.routes
+    )
+    components = document.setdefault("components", {}).setdefault("schemas", {})
+    for body in (
+        schemas.ScoreBody,
+        schemas.RankBody,
+        schemas.EmbeddingsBody,
+        schemas.ProblemAnswer,
+    ):
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        components.update(schema.pop("$defs", {}))
+        components[body.__name__] = schema
+    api.openapi_schema = document
+    return document
+
+
+def _json(content: Any) -> Response:
+    return Response(to_json(content), media_type="application/json")
+
+
+def _request_id(request: Request) -> str:
+    return str(request.state.request_id)
+
+
+def _body(name: str, *, multipart: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}
+    }
+    if multipart:
+        strings = {"type": "array", "items": {"type": "string"}}
+        files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+        content["multipart/form-data"] = {
+            "schema": {
+                "type": "object",
+                "required": ["image", "text"],
+                "additionalProperties": False,
+                "properties": {
+                    "image": files,
+                    "text": strings,
+                    "metrics": strings,
+                    "model": {"type": "string"},
+                    "routing_key": {"type": "string"},
+                    "on_truncate": {"type": "string", "enum": ["warn", "error"]},
+                },
+            }
+        }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    reference = {"$ref": "#/components/schemas/ProblemAnswer"}
+    return {
+        status: {"description": "Problem", "content": {MEDIA_TYPE: {"schema": reference}}}
+        for status in statuses
+    }
+
+
+_REQUEST_PROBLEMS = (400, 404, 413, 415, 422, 500, 503, 504)
+
+
+def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
+    def scored(response: ScoreResponse) -> Response:
+        failed = [result for result in response.results if result.error is not None]
+        if response.results and len(failed) == len(response.results):
+            return _all_failed(response)
+        return _json(score_answer(response))
+
+    @api.post(
+        "/v1/score",
+        summary="Score image-text pairs",
+        response_model=schemas.ScoreAnswer,
+        responses=_problems(*_REQUEST_PROBLEMS),
+        openapi_extra=_body("ScoreBody", multipart=True),
+    )
+    async def score(request: Request) -> Response:
+        asked = await score_request(request, limits, _request_id(request), schemas.ScoreBody)
+        return scored(await service.score(asked))
+
+    @api.post(
+        "/v1/rank",
+        summary="Rank images for a text, or texts for an image",
+        response_model=schemas.ScoreAnswer,
+        responses=_problems(*_REQUEST_PROBLEMS),
+        openapi_extra=_body("RankBody", multipart=True),
+    )
+    async def rank(request: Request) -> Response:
+        asked = await score_request(request, limits, _request_id(request), schemas.RankBody)
+        return scored(await service.rank(asked))
+
+    @api.post(
+        "/v1/embeddings",
+        summary="Embed texts and images",
+        response_model=schemas.EmbeddingsAnswer,
+        responses=_problems(*_REQUEST_PROBLEMS),
+        openapi_extra=_body("EmbeddingsBody", multipart=False),
+    )
+    async def embeddings(request: Request) -> Response:
+        asked, encoding_format = await embed_request(request, limits, _request_id(request))
+        response = await service.embed(asked)
+        failed = [result for result in response.results if result.error is not None]
+        if response.results and len(failed) == len(response.results):
+            first = failed[0]
+            detail = first.error.detail if first.error else ""
+            return problem(
+                status=422,
+                code="all_items_failed",
+                title="Every item failed",
+                detail=f"No input could be embedded; the first: {detail}",
+                request_id=response.id,
+                extra={
+                    name: value
+                    for name, value in embeddings_answer(response, encoding_format).items()
+                    if name in ("model", "data", "timing_ms")
+                },
+            )
+        return _json(embeddings_answer(response, encoding_format))
+
+
+def _all_failed(response: ScoreResponse) -> Response:
+    first = response.results[0].error
+    detail = f"No pair could be scored; the first: {first.detail if first else ''}"
+    return problem(
+        status=422,
+        code="all_items_failed",
+        title="Every item failed",
+        detail=detail,
+        request_id=response.id,
+        extra={
+            "model": response.model,
+            "results": [result_answer(result) for result in response.results],
+            "timing_ms": dict(response.timing_ms),
+        },
+    )
+
+
+def _add_inventory(api: FastAPI, service: ScoringService) -> None:
+    @api.get("/v1/models", summary="Declared models", response_model=schemas.ModelsAnswer)
+    async def models() -> Response:
+        return _json(service.models())
+
+    @api.get(
+        "/v1/models/{name}",
+        summary="One declared model",
+        response_model=schemas.ModelAnswer,
+        responses=_problems(404),
+    )
+    async def model(name: str) -> Response:
+        return _json(service.model(name))
+
+    @api.get("/healthz", summary="Alive", response_model=schemas.StateAnswer)
+    async def healthz() -> Response:
+        return _json({"status": "ok"})
+
+    @api.get(
+        "/readyz",
+        summary="Ready: a real inference passes",
+        response_model=schemas.StateAnswer,
+        responses=_problems(503),
+    )
+    async def readyz() -> Response:
+        try:
+            await service.ready()
+        except ServeAppError as error:
+            raise NotReadyError(f"The default model cannot score: {error.detail}") from error
+        return _json({"status": "ok"})
+
+
+def _add_request_scope(api: FastAPI, max_in_flight: int, answers_request_id: bool) -> None:
+    in_flight = 0
+
+    @api.middleware("http")
+    async def request_scope(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        nonlocal in_flight
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
+        request.state.request_id = request_id
+        # Probes must be answered under load: an overloaded service is alive.
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        counted = path.startswith("/v1/")
+        if counted and in_flight >= max_in_flight:
+            error = OverloadedError(
+                f"{in_flight} requests are in progress, the most this ingress takes; try again."
+            )
+            return problem_from_error(error, request_id)
+        in_flight += counted
+        try:
+            response = await call_next(request)
+        except Exception:
+            logger.exception("request %s failed unexpectedly", request_id)
+            unexpected = UnexpectedError(
+                f"The service failed unexpectedly; its log has the cause under {request_id}."
+            )
+            response = problem_from_error(unexpected, request_id)
+        finally:
+            in_flight -= counted
+        if answers_request_id:
+            response.headers["x-request-id"] = request_id
+        return response
+
+
+def _add_errors(api: FastAPI) -> None:
+    @api.exception_handler(ServeAppError)
+    async def ours(request: Request, error: ServeAppError) -> Response:
+        request_id = _request_id(request)
+        if error.status_code >= 500 and not isinstance(error, OverloadedError):
+            logger.warning("request %s: %s: %s", request_id, error.code, error.detail)
+        return problem_from_error(error, request_id)
+
+    @api.exception_handler(HTTPException)
+    async def framework(request: Request, error: HTTPException) -> Response:
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        details = {
+            404: f"There is nothing at {request.url.path}; see /docs.",
+            405: f"{request.method} is not allowed at {request.url.path}; see /docs.",
+        }
+        return problem(
+            status=error.status_code,
+            code=codes.get(error.status_code, "http_error"),
+            title=str(error.detail),
+            detail=details.get(error.status_code, str(error.detail)),
+            request_id=_request_id(request),
+            headers=dict(error.headers or {}),
+        )

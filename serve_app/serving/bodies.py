@@ -1,0 +1,230 @@
+"""Request bodies: read within a bound, and turned into the engine's requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from serve_app.config.args import Limits
+from serve_app.errors import (
+    BodyTooLargeError,
+    InvalidJsonError,
+    InvalidRequestError,
+    UnsupportedMediaTypeError,
+)
+from serve_app.inputs.source import parse_image_string
+from serve_app.serving.schemas import EmbeddingsBody, RankBody, ScoreBody
+from serve_app.types import EmbedRequest, ItemFault, ScoreRequest
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+Image = bytes | ItemFault
+
+_SCALARS = ("model", "routing_key", "on_truncate")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Reads a body of at most `max_bytes`; what is declared larger is refused unread."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLargeError(f"The body has {declared} bytes; at most {max_bytes} are taken.")
+    chunks: list[bytes] = []
+    total = 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total > max_bytes:
+            raise BodyTooLargeError(f"The body has more than {max_bytes} bytes, the limit.")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def media_type(request: Request) -> str:
+    """The body's media type without parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def parse_json(body: bytes, schema: type[BodyT]) -> BodyT:
+    """Validates a JSON body; the error names every field that is wrong."""
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        if faults and faults[0]["type"] == "json_invalid":
+            raise InvalidJsonError(f"The body is not JSON in UTF-8: {faults[0]['msg']}.") from None
+        lines = [
+            f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+            for fault in faults[:20]
+        ]
+        raise InvalidRequestError("; ".join(lines)) from None
+
+
+async def parse_multipart(
+    request: Request, body: bytes, limits: Limits
+) -> tuple[list[bytes], dict[str, list[str]]]:
+    """Splits a multipart body into the files named `image` and the other fields."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield body
+
+    # The body is bounded already. How many items and how long a text may be is for the pipeline to
+    # say, in the same words as for JSON; these bounds only keep the parser's own tables small.
+    parser = MultiPartParser(
+        request.headers,
+        stream(),  # type: ignore[arg-type]  # any async iterator will do
+        max_files=16 * limits.max_pairs,
+        max_fields=16 * limits.max_pairs + 64,
+        max_part_size=len(body),
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+        reason = getattr(error, "message", None) or str(error)
+        raise InvalidRequestError(f"The multipart body cannot be read: {reason}") from None
+    images: list[bytes] = []
+    fields: dict[str, list[str]] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name != "image":
+                raise InvalidRequestError(f"{name}: files are taken in the field `image` only")
+            images.append(await value.read())
+        elif name == "image":
+            raise InvalidRequestError("image: must be a file (give the part a filename)")
+        else:
+            fields.setdefault(name, []).append(value)
+    await form.close()
+    return images, fields
+
+
+async def score_request(
+    request: Request, limits: Limits, request_id: str, schema: type[ScoreBody] | type[RankBody]
+) -> ScoreRequest:
+    """The engine's request of a JSON or multipart body of `/v1/score` or `/v1/rank`."""
+    body = await read_body(request, limits.max_body_bytes)
+    kind = media_type(request)
+    if kind == "multipart/form-data":
+        images, fields = await parse_multipart(request, body, limits)
+        return _from_form(images, fields, request_id)
+    if kind not in ("application/json", ""):
+        raise UnsupportedMediaTypeError(
+            f"Content-Type is {kind!r}; send application/json or multipart/form-data."
+        )
+
+    def build() -> ScoreRequest:
+        parsed = parse_json(body, schema)
+        if isinstance(parsed, ScoreBody):
+            return _from_score_body(parsed, limits, request_id)
+        return _from_rank_body(parsed, limits, request_id)
+
+    return await _off_loop(build, len(body))
+
+
+async def embed_request(
+    request: Request, limits: Limits, request_id: str
+) -> tuple[EmbedRequest, str]:
+    """The engine's request of a body of `/v1/embeddings`, and its `encoding_format`."""
+    body = await read_body(request, limits.max_body_bytes)
+    kind = media_type(request)
+    if kind not in ("application/json", ""):
+        raise UnsupportedMediaTypeError(f"Content-Type is {kind!r}; send application/json.")
+
+    def build() -> tuple[EmbedRequest, str]:
+        parsed = parse_json(body, EmbeddingsBody)
+        items = parsed.input if isinstance(parsed.input, list) else [parsed.input]
+        inputs = tuple(
+            item
+            if isinstance(item, str)
+            else parse_image_string(item.image, limits.max_image_bytes)
+            for item in items
+        )
+        embed = EmbedRequest(inputs, parsed.model, parsed.on_truncate, request_id)
+        return embed, parsed.encoding_format
+
+    return await _off_loop(build, len(body))
+
+
+ResultT = TypeVar("ResultT")
+
+
+async def _off_loop(build: Callable[[], ResultT], size: int) -> ResultT:
+    # A small body parses faster than a thread takes over; a large one would stall the loop.
+    if size < 1 << 20:
+        return build()
+    import asyncio
+
+    return await asyncio.to_thread(build)
+
+
+def _from_score_body(body: ScoreBody, limits: Limits, request_id: str) -> ScoreRequest:
+    pairs: tuple[tuple[int, int], ...] | None = None
+    if body.pairs is not None:
+        images = [pair.image for pair in body.pairs]
+        texts = [pair.text for pair in body.pairs]
+        pairs = tuple((index, index) for index in range(len(images)))
+    else:
+        images, texts = body.images or [], body.texts or []
+    return ScoreRequest(
+        _images(images, limits),
+        tuple(texts),
+        pairs,
+        body.model,
+        _metrics(body.metrics),
+        body.routing_key,
+        body.on_truncate,
+        request_id,
+    )
+
+
+def _from_rank_body(body: RankBody, limits: Limits, request_id: str) -> ScoreRequest:
+    images = body.images if body.images is not None else [body.image or ""]
+    texts = body.texts if body.texts is not None else [body.text or ""]
+    return ScoreRequest(
+        _images(images, limits),
+        tuple(texts),
+        None,
+        body.model,
+        _metrics(body.metrics),
+        body.routing_key,
+        body.on_truncate,
+        request_id,
+    )
+
+
+def _from_form(images: list[bytes], fields: dict[str, list[str]], request_id: str) -> ScoreRequest:
+    known = {"text", "metrics", *_SCALARS}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise InvalidRequestError(
+            f"unknown fields: {', '.join(unknown)} (known: image, {', '.join(sorted(known))})"
+        )
+    repeated = [name for name in _SCALARS if len(fields.get(name, [])) > 1]
+    if repeated:
+        raise InvalidRequestError(f"{', '.join(repeated)}: given more than once")
+    on_truncate = fields.get("on_truncate", ["warn"])[0]
+    if on_truncate not in ("warn", "error"):
+        raise InvalidRequestError("on_truncate: must be 'warn' or 'error'")
+    if not images or not fields.get("text"):
+        raise InvalidRequestError("give at least one file field `image` and one field `text`")
+    metrics = [name for value in fields.get("metrics", []) for name in value.split(",") if name]
+    return ScoreRequest(
+        tuple(images),
+        tuple(fields["text"]),
+        None,
+        fields.get("model", [None])[0] or None,
+        _metrics(metrics or None),
+        fields.get("routing_key", [None])[0],
+        "error" if on_truncate == "error" else "warn",
+        request_id,
+    )
+
+
+def _images(values: list[str], limits: Limits) -> tuple[Image, ...]:
+    return tuple(parse_image_string(value, limits.max_image_bytes) for value in values)
+
+
+def _metrics(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(dict.fromkeys(names))

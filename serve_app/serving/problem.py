@@ -1,0 +1,50 @@
+"""Errors as `application/problem+json` (RFC 9457); knows no route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.responses import Response
+from pydantic_core import to_json
+
+from serve_app.errors import OverloadedError, ServeAppError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(
+    *,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    request_id: str,
+    extra: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """A problem document as a response."""
+    body: dict[str, Any] = {
+        "type": f"urn:serve-app:error:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }
+    body.update(extra or {})
+    return Response(
+        to_json(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {})
+    )
+
+
+def problem_from_error(error: ServeAppError, request_id: str) -> Response:
+    """The problem document of one of our own errors."""
+    headers = {"Retry-After": "1"} if isinstance(error, OverloadedError) else None
+    return problem(
+        status=error.status_code,
+        code=error.code,
+        title=error.title,
+        detail=error.detail,
+        request_id=request_id,
+        headers=headers,
+    )
