@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 
-.PHONY: help serve test lint types layers bench clean
+.PHONY: help serve test lint types layers bench openapi clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -29,6 +29,9 @@ layers: $(VENV)/.development
 
 bench: $(VENV)/.development  ## Measure speed and memory against plain open_clip (ARGS=--quick)
 	$(BIN)/serve-app bench $(ARGS)
+
+openapi: $(VENV)/.development  ## Write docs/openapi.json anew
+	$(BIN)/python -m serve_app.serving.openapi docs/openapi.json
 
 clean:  ## Remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

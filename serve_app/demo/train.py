@@ -105,7 +105,7 @@ def contrastive_loss(model: CLIP, batch: Batch) -> torch.Tensor:
     """
     pixels = batch.pixels.float().div_(127.5).sub_(1)
     images = model.encode_image(pixels, normalize=True)
-    texts = _encode_text(model, batch.tokens)
+    texts = encode_text(model, batch.tokens)
     logits = model.logit_scale.exp() * images @ texts.T
     logits = logits.masked_fill(batch.ignored, float("-inf"))
     target = torch.arange(len(images))
@@ -115,8 +115,8 @@ def contrastive_loss(model: CLIP, batch: Batch) -> torch.Tensor:
     ) / 2
 
 
-def _encode_text(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
-    """`model.encode_text`, less the padding.
+def encode_text(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
+    """`model.encode_text`, normalised and less the padding.
 
     The text tower is causal, so nothing after a text's end can change its embedding; captions
     fill about half of the context, and the rest would cost as much again.

@@ -1,0 +1,22 @@
+"""Writes the OpenAPI document, which is committed: `python -m serve_app.serving.openapi FILE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from serve_app.config.args import Limits
+from serve_app.serving.api import create_api, openapi_document
+
+
+def document() -> str:
+    """The document as JSON, in a stable order."""
+    nobody: Any = None  # the routes are described here, not called
+    api = create_api(nobody, Limits(), max_in_flight=1)
+    return json.dumps(openapi_document(api), indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(document(), encoding="utf-8")
