@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-HOST   ?= 127.0.0.1
-PORT   ?= 8000
+# Not from the environment, where HOST and MODEL often mean something else.
+HOST   := 127.0.0.1
+PORT   := 8000
+MODEL  :=
 
 .PHONY: help serve test lint types layers bench openapi clean
 
@@ -38,7 +40,7 @@ clean:  ## Remove .venv and caches
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing into $(VENV); the first time takes a few minutes (torch is large).'

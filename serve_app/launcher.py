@@ -17,7 +17,7 @@ from pathlib import Path
 
 from serve_app.config.args import AppArgs, Autoscaling
 from serve_app.config.ray_environment import set_ray_environment
-from serve_app.errors import NotReadyError
+from serve_app.errors import DeviceUnavailableError, NotReadyError
 from serve_app.serving.guardian import watch
 
 APP_NAME = "serve_app"
@@ -55,14 +55,16 @@ def launch(options: LaunchOptions, report: Callable[[str], None]) -> None:
 
     Raises:
         NotReadyError: The port is taken, or the application did not become ready; says why.
+        DeviceUnavailableError: The pools ask for more GPUs than there are.
     """
     _check_port(options)
-    with _stop_on_signal() as listen, proxy_folder() as folder:
+    with _stop_on_signal() as signals, proxy_folder() as folder:
         set_ray_environment(folder)
         try:
             report("ray")
             _start_ray(options)
-            listen()  # Ray has put handlers of its own in their place
+            _check_gpus(options.args)
+            signals.listen()  # Ray has put handlers of its own in their place
             report("models")
             _run(options)
             report("probe")
@@ -72,33 +74,35 @@ def launch(options: LaunchOptions, report: Callable[[str], None]) -> None:
         except KeyboardInterrupt:
             pass
         finally:
+            signals.stopping = True
             report("stopping")
             _shut_down()
             report("stopped")
 
 
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], None]]:
-    """The first SIGINT or SIGTERM interrupts whatever runs; while stopping, more are ignored.
+class _Signals:
+    """SIGINT and SIGTERM interrupt whatever runs, until `stopping`; then they are ignored."""
 
-    Gives a function that puts the handlers in place once more.
-    """
-    stopping = False
+    def __init__(self) -> None:
+        self.stopping = False
 
-    def on_signal(signum: int, frame: object) -> None:
-        nonlocal stopping
-        if not stopping:
-            stopping = True
+    def listen(self) -> None:
+        """Puts the handlers in place, also once more."""
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, signum: int, frame: object) -> None:
+        if not self.stopping:
             raise KeyboardInterrupt
 
-    def listen() -> None:
-        signal.signal(signal.SIGINT, on_signal)
-        signal.signal(signal.SIGTERM, on_signal)
 
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[_Signals]:
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    listen()
+    signals = _Signals()
+    signals.listen()
     try:
-        yield listen
+        yield signals
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -146,13 +150,31 @@ def _start_ray(options: LaunchOptions) -> None:
     serve.start(http_options={"host": options.host, "port": options.port})
 
 
-def _cpus(args: AppArgs) -> int:
-    def most(replicas: int | Autoscaling) -> int:
-        return replicas if isinstance(replicas, int) else replicas.max_replicas
+def _most(replicas: int | Autoscaling) -> int:
+    return replicas if isinstance(replicas, int) else replicas.max_replicas
 
-    total = most(args.ingress.replicas) * args.ingress.cpus
-    total += sum(most(pool.replicas) * pool.cpus for pool in args.pools)
+
+def _cpus(args: AppArgs) -> int:
+    total = _most(args.ingress.replicas) * args.ingress.cpus
+    total += sum(_most(pool.replicas) * pool.cpus for pool in args.pools)
     return int(total) + 1
+
+
+def _check_gpus(args: AppArgs) -> None:
+    """Refuses what this machine can never give: Ray would wait for the GPUs for ever."""
+    import ray
+
+    there = ray.cluster_resources().get("GPU", 0.0)
+    wanted = {
+        pool.name: _most(pool.replicas) * (float(there > 0) if pool.gpus == "auto" else pool.gpus)
+        for pool in args.pools
+    }
+    if sum(wanted.values()) > there:
+        listing = ", ".join(f"{name}: {gpus:g}" for name, gpus in wanted.items() if gpus)
+        raise DeviceUnavailableError(
+            f"The pools ask for {sum(wanted.values()):g} GPUs ({listing}), and this machine has "
+            f"{there:g}. Set `gpus` of the pools to 0, to a fraction, or lower `replicas`."
+        )
 
 
 def _run(options: LaunchOptions) -> None:
@@ -179,10 +201,12 @@ def _deployment_message() -> str:
 
 def _wait_ready(options: LaunchOptions) -> None:
     deadline = time.monotonic() + _READY_WITHIN_S
+    # Never through a proxy of the environment: it is this machine that is asked.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     reason = "no answer"
     while True:
         try:
-            with urllib.request.urlopen(f"{options.url}/readyz", timeout=30):  # noqa: S310
+            with opener.open(f"{options.url}/readyz", timeout=30):
                 return
         except urllib.error.HTTPError as error:
             reason = error.read().decode("utf-8", "replace")
@@ -197,6 +221,8 @@ def _shut_down() -> None:
     import ray
     from ray import serve
 
+    if not ray.is_initialized():  # Serve would look for another Ray, and stop our namesake there
+        return
     with contextlib.suppress(Exception):  # a half-started Serve cannot always be taken down
         serve.delete(APP_NAME)  # lets requests in progress end; the rest goes with Ray
     ray.shutdown()

@@ -38,6 +38,7 @@ def serve(
     """
     from rich.console import Console
 
+    from serve_app.cli.local import has_gpu
     from serve_app.config.args import AppArgs
     from serve_app.config.serve_file import read_serve_config
     from serve_app.config.sources import declared_models
@@ -51,7 +52,7 @@ def serve(
     # Faults are told before anything starts, and a download shows its progress here rather than
     # in some replica's log.
     registry = DynamicModelRegistry(
-        {pool.name: pool_placement(pool, has_gpu=False) for pool in args.pools},
+        {pool.name: pool_placement(pool, has_gpu=has_gpu()) for pool in args.pools},
         factory := SimilarityModelFactory(),
     )
     snapshot = registry.update(declared_models())

@@ -47,7 +47,7 @@ class AsyncSimilarityClient:
 
     @classmethod
     def from_app(
-        cls, app_name: str = "default", *, timeout: float = 60.0, retries: int = 2
+        cls, app_name: str = "serve_app", *, timeout: float = 60.0, retries: int = 2
     ) -> Self:
         """See `SimilarityClient.from_app`."""
         return cls(AsyncHandleTransport(app_name, RetryPolicy(retries, timeout)))

@@ -66,7 +66,7 @@ class SimilarityClient:
 
     @classmethod
     def from_app(
-        cls, app_name: str = "default", *, timeout: float = 60.0, retries: int = 2
+        cls, app_name: str = "serve_app", *, timeout: float = 60.0, retries: int = 2
     ) -> Self:
         """A client over the handle of a Serve application, for other jobs on its Ray cluster.
 

@@ -29,6 +29,12 @@ class Autoscaling(Strict):
         return self
 
 
+def _at_least_one(value: object) -> object:
+    if isinstance(value, int) and value < 1:
+        raise ValueError("must be at least 1")
+    return value
+
+
 class PoolArgs(Strict):
     """One replica pool: a deployment whose replicas hold several models at once.
 
@@ -57,12 +63,7 @@ class PoolArgs(Strict):
             raise ValueError("gpus must be 0, a fraction below 1, or a whole number")
         return value
 
-    @field_validator("threads", "replicas")
-    @classmethod
-    def _at_least_one(cls, value: object) -> object:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1")
-        return value
+    _at_least_one = field_validator("threads", "replicas")(_at_least_one)
 
 
 class IngressArgs(Strict):
@@ -80,6 +81,8 @@ class IngressArgs(Strict):
     replicas: int | Autoscaling = 1
     decode_threads: int = Field(default=2, ge=1, le=64)
     max_ongoing_requests: int = Field(default=256, ge=1)
+
+    _at_least_one = field_validator("replicas")(_at_least_one)
 
 
 class Limits(Strict):

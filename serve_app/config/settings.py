@@ -26,7 +26,7 @@ class Setting:
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(MODELS, "Models to serve: a YAML or JSON mapping of name to spec."),
-    Setting(MODELS_FILE, "Path of a file with the same mapping; read again when it changes."),
+    Setting(MODELS_FILE, "Path of a file with the same mapping."),
     Setting(
         f"{OVERRIDE_PREFIX}<NAME>__<FIELD>",
         "Sets one field of one model; nested fields are joined by `__`.",

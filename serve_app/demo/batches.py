@@ -47,20 +47,26 @@ class BatchMaker:
         swapped: Add each scene's swapped captions as negatives, and let every false caption
             count. Without it a caption counts as a negative only if it has a colour or a shape
             that the picture lacks, so that nothing in the batch teaches what belongs to what.
+        single_steps: So many steps at the beginning have scenes of one thing only: shapes are
+            learnt several times sooner from those.
     """
 
-    def __init__(self, tokenizer: Any, size: int, seed: int, swapped: bool) -> None:
+    def __init__(
+        self, tokenizer: Any, size: int, seed: int, swapped: bool, single_steps: int = 0
+    ) -> None:
         self._tokenizer = tokenizer
         self._size = size
         self._seed = seed
         self._swapped = swapped
+        self._single_steps = single_steps
         self._fit = network.preprocessing().transforms[:-2]
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, from 0."""
         rng = random.Random(f"words/{self._seed}/{step}")
         first = step * self._size
-        drawn = [scenes.sample("train", self._seed, first + i) for i in range(self._size)]
+        kind = "single" if step < self._single_steps else None
+        drawn = [scenes.sample("train", self._seed, first + i, kind) for i in range(self._size)]
         said = [captions.describe(scene, rng) for scene in drawn]
         if self._swapped:
             said = []

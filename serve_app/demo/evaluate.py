@@ -2,7 +2,7 @@
 
 Every scene comes from the `eval` split, which training cannot draw from: a checksum over the
 scene's whole content says to which split it belongs (`scenes.split_of`), whatever the seed. Knows
-models only through `load`.
+models only through the service's own backend.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.demo import MODEL_NAMES, WEIGHTS_DIR, captions, foreign, network, scenes, wording
+from serve_app.config.spec import ModelSpec
+from serve_app.demo import MODEL_NAMES, WEIGHTS_DIR, captions, foreign, model_path, scenes, wording
 from serve_app.demo.render import render
 from serve_app.demo.scenes import Scene
 from serve_app.demo.wording import Claim
-
-Embeddings = np.ndarray[Any, np.dtype[np.float32]]
+from serve_app.errors import ModelLoadError
+from serve_app.models.base import Embeddings, Placement
+from serve_app.models.open_clip import OpenClipModel
 
 CHOICES: Final = 64
 _SEED: Final = 20_000
@@ -41,28 +43,19 @@ class Encoder:
     """
 
     def __init__(self, name: str, folder: Path = WEIGHTS_DIR) -> None:
-        self._model, self._preprocess, self._tokenizer = network.load(name, folder)
+        weights = folder / model_path(name).name
+        spec = ModelSpec(architecture=str(weights.with_suffix(".json")), pretrained=str(weights))
+        # The service's own backend: what is measured here is what is served.
+        self._model = OpenClipModel(spec, Placement(threads=torch.get_num_threads()))
+        self._model.load()
 
-    @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Embeddings:
         """Unit vectors of pictures, `float32` of shape (images, dimensions)."""
-        parts = [
-            self._model.encode_image(
-                torch.stack([self._preprocess(image) for image in images[i : i + 128]]),
-                normalize=True,
-            )
-            for i in range(0, len(images), 128)
-        ]
-        return torch.cat(parts).numpy()
+        return self._model.encode_images([self._model.preprocess.apply(image) for image in images])
 
-    @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Embeddings:
         """Unit vectors of texts, `float32` of shape (texts, dimensions)."""
-        parts = [
-            self._model.encode_text(self._tokenizer(list(texts[i : i + 256])), normalize=True)
-            for i in range(0, len(texts), 256)
-        ]
-        return torch.cat(parts).numpy()
+        return self._model.encode_texts(texts).embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +217,7 @@ def main(
     for name in names:
         try:
             encoder = Encoder(name, weights)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, ModelLoadError) as error:
             raise typer.BadParameter(str(error)) from None
         scores[name] = evaluate(encoder, rounds)
     if as_json:

@@ -16,13 +16,13 @@ import torch
 from open_clip import image_transform
 from open_clip.model import CLIP
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from serve_app.demo import WEIGHTS_DIR, config_path, vocabulary
+from serve_app.demo import config_path, vocabulary
 
 ImageTransform = Callable[[Image.Image], torch.Tensor]
 
-IMAGE_SIZE: Final = 96
+IMAGE_SIZE: Final = 64
 PREPROCESS: Final[dict[str, Any]] = {
     "size": IMAGE_SIZE,
     "mode": "RGB",
@@ -42,7 +42,7 @@ def architecture(
 
     The image tower is CLIP's residual network, not a transformer: convolutions know from the
     start that a star is a star wherever it stands, which a transformer this small did not learn
-    in the minutes there are. Its attention pooling sees a 3 x 3 grid, enough to tell sides apart.
+    in the minutes there are. Its attention pooling sees a 2 x 2 grid, enough to tell sides apart.
 
     Args:
         vocab_size: Entries of the tokenizer.
@@ -86,37 +86,6 @@ def preprocessing(cfg: dict[str, Any] = PREPROCESS) -> Any:
         resize_mode=cfg["resize_mode"],
         interpolation=cfg["interpolation"],
         fill_color=cfg["fill_color"],
-    )
-
-
-def load(name: str, folder: Path = WEIGHTS_DIR) -> tuple[CLIP, ImageTransform, Any]:
-    """Load a trained demo model with plain open_clip.
-
-    Args:
-        name: `demo` or `demo-lite`.
-        folder: Where its files lie; the embedded ones by default.
-
-    Returns:
-        The model in evaluation mode (`float32`, CPU), its image transform and its tokenizer.
-
-    Raises:
-        FileNotFoundError: The folder lacks the model; the message says how to train one.
-    """
-    config_file = folder / config_path(name).name
-    weights_file = config_file.with_suffix(".safetensors")
-    for file in (config_file, weights_file):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file.name} is not in {folder}; "
-                f"`python -m serve_app.demo.train --model {name} --output {folder}` makes it"
-            )
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    model = CLIP(**config["model_cfg"])
-    model.load_state_dict(load_file(weights_file))
-    return (
-        model.eval(),
-        preprocessing(config["preprocess_cfg"]),
-        vocabulary.tokenizer(folder),
     )
 
 

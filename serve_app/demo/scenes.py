@@ -31,8 +31,8 @@ COLOURS: Final[dict[str, tuple[Colour, ...]]] = {
 }
 """Every colour of the demo world, as corners in sRGB 0-255."""
 
-SMALL: Final = (0.075, 0.105)
-LARGE: Final = (0.15, 0.24)
+SMALL: Final = (0.12, 0.15)
+LARGE: Final = (0.2, 0.28)
 """Radii (fractions of the longer side) that are called small and large; between them, neither."""
 
 _EVAL_SHARE: Final = 8
@@ -197,7 +197,7 @@ def _radius(rng: random.Random, count: int) -> float:
     if draw < small:
         return rng.uniform(*SMALL)
     if draw < small + large:
-        return rng.uniform(LARGE[0], LARGE[1] if count < 2 else 0.2)
+        return rng.uniform(LARGE[0], LARGE[1] if count < 2 else 0.23)
     return rng.uniform(SMALL[1], LARGE[0])
 
 

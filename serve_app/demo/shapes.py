@@ -1,4 +1,4 @@
-"""Outlines: what a circle, a heart or a crescent is as a polygon; knows no colour and no canvas.
+"""Outlines: what a circle, a star or a heart is as a polygon; knows no colour and no canvas.
 
 An outline is a list of (x, y) points about the origin, y pointing down, reaching to about 1.
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 Point = tuple[float, float]
 
-SHAPES: Final = ("circle", "square", "triangle", "diamond", "star", "cross", "heart", "crescent")
+SHAPES: Final = ("circle", "square", "triangle", "star", "cross", "heart")
 """Every shape of the demo world, in the order that evaluation tables use."""
 
 _ROUND = 40
@@ -31,10 +31,8 @@ def outline(shape: str, rng: random.Random) -> list[Point]:
     points = _OUTLINES[shape](vary)
     if shape == "triangle" and rng.random() < 0.1:
         points = [(x, -y) for x, y in points]
-    if shape == "crescent" and rng.random() < 0.5:
-        points = [(-x, y) for x, y in points]
     turn = math.radians(rng.uniform(-9, 9)) if rng.random() < 0.6 else 0.0
-    # A square and a diamond may not be stretched far, or they stop being what they are called.
+    # A square may not be stretched far, or it stops being one.
     widen = rng.uniform(0.9, 1.1) if rng.random() < 0.5 else 1.0
     cos, sin = math.cos(turn), math.sin(turn)
     return [(widen * (x * cos - y * sin), (x * sin + y * cos) / widen) for x, y in points]
@@ -54,11 +52,6 @@ def _triangle(vary: float) -> list[Point]:
     # Half of them equilateral-like, half the "box" triangle that plain drawing code makes.
     top, bottom = (-0.95, 0.75) if vary < 0.5 else (-0.95, 0.95)
     return [(0.0, top), (half, bottom), (-half, bottom)]
-
-
-def _diamond(vary: float) -> list[Point]:
-    half = 0.68 + 0.3 * vary
-    return [(0.0, -1.0), (half, 0.0), (0.0, 1.0), (-half, 0.0)]
 
 
 def _star(vary: float) -> list[Point]:
@@ -87,21 +80,6 @@ def _heart(vary: float) -> list[Point]:
     return points
 
 
-def _crescent(vary: float) -> list[Point]:
-    shift = 0.42 + 0.16 * vary
-    radius = 0.82
-    # Where the outer circle and the shifted inner one meet.
-    meet_x = (1 - radius**2 + shift**2) / (2 * shift)
-    meet_y = math.sqrt(max(0.0, 1 - meet_x**2))
-    outer = math.atan2(meet_y, meet_x)
-    inner = math.atan2(meet_y, meet_x - shift)
-    points = [_polar_rad(outer + (2 * math.pi - 2 * outer) * i / 24, 1.0) for i in range(25)]
-    for i in range(1, 20):
-        angle = (2 * math.pi - inner) + (2 * inner - 2 * math.pi) * i / 20
-        points.append((shift + radius * math.cos(angle), radius * math.sin(angle)))
-    return points
-
-
 def _polar(turn: float, radius: float) -> Point:
     return _polar_rad(2 * math.pi * turn, radius)
 
@@ -114,9 +92,7 @@ _OUTLINES: Final = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,
-    "diamond": _diamond,
     "star": _star,
     "cross": _cross,
     "heart": _heart,
-    "crescent": _crescent,
 }

@@ -43,11 +43,12 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 100
+    single_steps: int = 600
 
 
 RECIPES: Final = {
-    "demo": Recipe(swapped=True, steps=2800),
-    "demo-lite": Recipe(swapped=False, steps=1600),
+    "demo": Recipe(swapped=True, steps=2400),
+    "demo-lite": Recipe(swapped=False, steps=1400),
 }
 
 
@@ -76,7 +77,7 @@ def train(
     )
     model = CLIP(**model_cfg)
     optimizer = _optimizer(model, recipe)
-    maker = BatchMaker(tokenizer, recipe.batch, seed, recipe.swapped)
+    maker = BatchMaker(tokenizer, recipe.batch, seed, recipe.swapped, recipe.single_steps)
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(step, recipe)

@@ -36,11 +36,9 @@ SHAPE_WORDS: Final = {
     "circle": (("circle", "circles"), ("disc", "discs"), ("dot", "dots")),
     "square": (("square", "squares"), ("box", "boxes")),
     "triangle": (("triangle", "triangles"),),
-    "diamond": (("diamond", "diamonds"), ("rhombus", "rhombuses")),
     "star": (("star", "stars"),),
     "cross": (("cross", "crosses"), ("plus", "pluses")),
     "heart": (("heart", "hearts"),),
-    "crescent": (("crescent", "crescents"), ("moon", "moons")),
 }
 COLOUR_WORDS: Final = {
     **{colour: (colour,) for colour in COLOURS},

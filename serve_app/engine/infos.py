@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Iterable
 
 from serve_app.models.base import ModelInfo
@@ -31,7 +32,11 @@ class ModelInfos:
             return known
         task = self._asking.get(model_id)
         if task is None:
-            task = asyncio.ensure_future(self._ask(model_id))
+            # In a context of its own: Serve cancels what a request started when its client goes
+            # away, and this is for all who ask.
+            task = asyncio.get_running_loop().create_task(
+                self._ask(model_id), context=contextvars.Context()
+            )
             task.add_done_callback(_retrieve)
             self._asking[model_id] = task
         # Who gives up must not take the answer away from the others.

@@ -180,8 +180,9 @@ class ModelPool:
             if failure := self._failures.blocking(model.id):
                 raise self._failures.error_of(failure)
             entry = _Entry(model)
-            entry.loading = asyncio.create_task(self._bring_in(entry))
+            # Told first: a load that fails at once must be told after it.
             self._tell(self._listeners.on_loading, model.id)
+            entry.loading = asyncio.create_task(self._bring_in(entry))
         self._entries[model.id] = entry  # last: used most recently
         return entry
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +15,7 @@ from serve_app.errors import (
     BodyTooLargeError,
     InvalidJsonError,
     InvalidRequestError,
+    TooManyPairsError,
     UnsupportedMediaTypeError,
 )
 from serve_app.inputs.source import parse_image_string
@@ -82,7 +83,7 @@ async def parse_multipart(
     )
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+    except (MultiPartException, KeyError) as error:
         reason = getattr(error, "message", None) or str(error)
         raise InvalidRequestError(f"The multipart body cannot be read: {reason}") from None
     images: list[bytes] = []
@@ -95,6 +96,9 @@ async def parse_multipart(
         elif name == "image":
             raise InvalidRequestError("image: must be a file (give the part a filename)")
         else:
+            # The parser reads what is not UTF-8 as Latin-1; its bytes then are not in the body.
+            if value.encode() not in body:
+                raise InvalidRequestError(f"{name}: is not UTF-8")
             fields.setdefault(name, []).append(value)
     await form.close()
     return images, fields
@@ -135,6 +139,7 @@ async def embed_request(
     def build() -> tuple[EmbedRequest, str]:
         parsed = parse_json(body, EmbeddingsBody)
         items = parsed.input if isinstance(parsed.input, list) else [parsed.input]
+        _check_count(items, limits)
         inputs = tuple(
             item
             if isinstance(item, str)
@@ -167,6 +172,8 @@ def _from_score_body(body: ScoreBody, limits: Limits, request_id: str) -> ScoreR
         pairs = tuple((index, index) for index in range(len(images)))
     else:
         images, texts = body.images or [], body.texts or []
+    _check_count(images, limits)
+    _check_count(texts, limits)
     return ScoreRequest(
         _images(images, limits),
         tuple(texts),
@@ -182,6 +189,8 @@ def _from_score_body(body: ScoreBody, limits: Limits, request_id: str) -> ScoreR
 def _from_rank_body(body: RankBody, limits: Limits, request_id: str) -> ScoreRequest:
     images = body.images if body.images is not None else [body.image or ""]
     texts = body.texts if body.texts is not None else [body.text or ""]
+    _check_count(images, limits)
+    _check_count(texts, limits)
     return ScoreRequest(
         _images(images, limits),
         tuple(texts),
@@ -220,6 +229,15 @@ def _from_form(images: list[bytes], fields: dict[str, list[str]], request_id: st
         "error" if on_truncate == "error" else "warn",
         request_id,
     )
+
+
+def _check_count(items: Sequence[object], limits: Limits) -> None:
+    # Before any item is looked at: a small body can hold a million empty ones.
+    if len(items) > limits.max_pairs:
+        raise TooManyPairsError(
+            f"The request has {len(items)} items; at most {limits.max_pairs} pairs are scored in "
+            "one request. Split it."
+        )
 
 
 def _images(values: list[str], limits: Limits) -> tuple[Image, ...]:

@@ -32,7 +32,12 @@ def build_application(
     logging = LoggingConfig(log_level=args.log_level, enable_access_log=False)
     pools = {
         pool.name: _pool_deployment(pool, placements[pool.name], logging).bind(
-            pool.name, snapshot, pool.memory_bytes
+            pool.name,
+            snapshot,
+            pool.memory_bytes,
+            # What the replica admits must find room: an image and two texts (clipscore) a pair.
+            3 * pool.max_ongoing_requests * args.limits.max_pairs,
+            args.log_level,
         )
         for pool in args.pools
     }

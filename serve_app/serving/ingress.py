@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.config.args import AppArgs
 from serve_app.models.registry import RegistrySnapshot
 from serve_app.serving.api import create_api
+from serve_app.serving.logs import log_to_serve
 from serve_app.serving.ray_executor import RayExecutor
 from serve_app.serving.service import PipelineService
 
@@ -30,6 +31,7 @@ class Ingress(PipelineService):
     def __init__(
         self, args: AppArgs, snapshot: RegistrySnapshot, pools: dict[str, DeploymentHandle[Any]]
     ) -> None:
+        log_to_serve(args.log_level)
         executor = RayExecutor(snapshot, pools)
         super().__init__(snapshot, executor, args.limits, args.ingress.decode_threads)
         self._args = args

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -67,13 +68,13 @@ class RayExecutor:
         handle = self._handle(model_id, method)
         try:
             try:
-                return await handle.remote(argument)
+                return await _answer(handle, argument)
             except _LOST_REPLICA as lost:
                 # Scoring changes nothing, so it is safe to do again; once, on another replica.
                 logger.warning(
                     "replica lost (%s); trying %s once more", type(lost).__name__, method
                 )
-                return await handle.remote(argument)
+                return await _answer(handle, argument)
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, ServeAppError):
@@ -88,3 +89,12 @@ class RayExecutor:
             raise NotReadyError(
                 "No replica of the model's pool is available; try again."
             ) from error
+
+
+async def _answer(handle: DeploymentHandle[Any], argument: Any) -> Any:
+    response = handle.remote(argument)
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()  # nobody waits for it any more; else it would hold its place and compute
+        raise

@@ -10,8 +10,10 @@ from ray import serve
 
 from serve_app.engine.local import LocalExecutor, build_local_executor
 from serve_app.engine.work import EmbedOutcome, EmbedWork, ScoreOutcome, ScoreWork
+from serve_app.errors import ModelError
 from serve_app.models.base import ModelInfo
 from serve_app.models.registry import RegistrySnapshot
+from serve_app.serving.logs import log_to_serve
 
 logger = logging.getLogger("serve_app.serving")
 
@@ -26,23 +28,38 @@ class PoolReplica:
         pool: Name of the pool.
         snapshot: The models, frozen when the application was built.
         memory_bytes: Byte budget for loaded models; None: no budget.
+        max_waiting: Most images and texts that wait for one model.
+        log_level: Level of the application's log.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
-        self, pool: str, snapshot: RegistrySnapshot, memory_bytes: int | None
+        self,
+        pool: str,
+        snapshot: RegistrySnapshot,
+        memory_bytes: int | None,
+        max_waiting: int,
+        log_level: str,
     ) -> None:
+        log_to_serve(log_level)
         self._announcements: set[asyncio.Task[None]] = set()
         self._executor: LocalExecutor = build_local_executor(
             snapshot,
             memory_bytes=memory_bytes,
+            max_waiting=max_waiting,
             on_loading=self._announce,
             on_unloaded=self._retract,
         )
-        # What is routed here by default is resident before the replica is ready. A failure raises:
-        # Serve then keeps the replicas it has, and the deployment's status says why.
+        # What is routed here is resident before the replica is ready. If the default model fails,
+        # this raises: Serve then keeps the replicas it has, and the deployment's status says why.
+        # Another model's failure is remembered, and costs the default one nothing.
         for model in snapshot.preloaded():
             if model.spec.pool == pool:
-                await self._executor.describe(model.id)
+                try:
+                    await self._executor.describe(model.id)
+                except ModelError:
+                    if model.name == snapshot.default:
+                        raise
+                    logger.exception("%s could not be preloaded", model.id)
 
     async def describe(self, model_id: str) -> ModelInfo:
         """See `Executor.describe`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import io
 import time
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from serve_app.config.args import Limits
 from serve_app.engine.pipeline import ScoringPipeline
 from serve_app.engine.work import Executor
-from serve_app.errors import DeadlineExceededError, ServeAppError
+from serve_app.errors import DeadlineExceededError, OverloadedError, ServeAppError
 from serve_app.models.registry import RegistrySnapshot
 from serve_app.serving.answers import model_answer
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
@@ -71,7 +73,8 @@ class PipelineService:
     async def ready(self) -> None:
         """Returns when an inference passed within the last seconds; else runs one.
 
-        Concurrent probes share one inference, so probing never becomes load.
+        Concurrent probes share one inference, so probing never becomes load. A queue that is full
+        is no reason to be taken out of service: that would send its load to the others.
 
         Raises:
             ServeAppError: It did not pass.
@@ -79,9 +82,13 @@ class PipelineService:
         if time.monotonic() - self._ready_at < _READY_FOR_S:
             return
         if self._ready_check is None or self._ready_check.done():
-            self._ready_check = asyncio.ensure_future(self._infer())
+            # In a context of its own: a probe that gives up must not cancel it for the others.
+            self._ready_check = asyncio.get_running_loop().create_task(
+                self._infer(), context=contextvars.Context()
+            )
         try:
-            await asyncio.wait_for(asyncio.shield(self._ready_check), _READY_WITHIN_S)
+            with contextlib.suppress(OverloadedError):
+                await asyncio.wait_for(asyncio.shield(self._ready_check), _READY_WITHIN_S)
         except TimeoutError:
             raise DeadlineExceededError(
                 f"an inference took longer than {_READY_WITHIN_S:g} s"

@@ -10,7 +10,7 @@ from serve_app.demo.scenes import COLOURS, Scene, Thing, sample
 from serve_app.demo.wording import Claim, Phrase
 
 
-def thing(shape, colour, x, y, radius=0.12):
+def thing(shape, colour, x, y, radius=0.17):
     return Thing(shape, colour, COLOURS[colour][0], x, y, radius, False, None, 0)
 
 
