@@ -147,7 +147,13 @@ def _start_ray(options: LaunchOptions) -> None:
         logging_level="ERROR",
         log_to_driver=False,
     )
-    serve.start(http_options={"host": options.host, "port": options.port})
+    try:
+        serve.start(http_options={"host": options.host, "port": options.port})
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise NotReadyError(
+            f"Ray Serve's proxy did not start: {str(error).strip().splitlines()[0]} "
+            "Is the machine very busy? Try again."
+        ) from error
 
 
 def _most(replicas: int | Autoscaling) -> int:

@@ -30,6 +30,8 @@ def ray_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
         # Half a minute by default, for load balancers elsewhere; this proxy is told at once.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        # Five seconds by default: on a busy machine the proxy is then killed while it starts.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray otherwise hides GPUs from processes that ask for none by an empty variable, with a
         # warning about the change of that rule at every start.
