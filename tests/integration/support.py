@@ -14,6 +14,7 @@ from serve_app.models.registry import RegistrySnapshot
 
 TRUE = "a red circle left of a blue square"
 SWAPPED = "a blue circle left of a red square"
+UNRELATED = "a green star"
 
 
 @dataclass(frozen=True)

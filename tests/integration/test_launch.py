@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from serve_app.config.ray_environment import free_ports
-from tests.integration.support import SWAPPED, TRUE, drawing
+from tests.integration.support import TRUE, UNRELATED, drawing
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -58,14 +58,14 @@ def wait_ready(url: str, process: subprocess.Popen[str], seconds: float = 120) -
     pytest.fail(f"{url} did not become ready")
 
 
-def true_and_swapped(url: str) -> tuple[float, float]:
+def true_and_unrelated(url: str) -> tuple[float, float]:
     answer = httpx.post(
         f"{url}/v1/score",
         files=[("image", ("drawing.png", drawing(), "image/png"))],
-        data={"text": [TRUE, SWAPPED]},
+        data={"text": [TRUE, UNRELATED]},
     )
-    true, swapped = (result["score"] for result in answer.json()["results"])
-    return true, swapped
+    true, other = (result["score"] for result in answer.json()["results"])
+    return true, other
 
 
 def gone(processes: list[psutil.Process], seconds: float = 20) -> list[psutil.Process]:
@@ -79,8 +79,8 @@ def test_serve_runs_until_ctrl_c_and_leaves_nothing_behind() -> None:
     url = f"http://127.0.0.1:{port}"
     with started("serve-app", "serve", "--port", str(port)) as process:
         wait_ready(url, process)
-        true, swapped = true_and_swapped(url)
-        assert true > swapped
+        true, other = true_and_unrelated(url)
+        assert true > other
         with started("serve-app", "serve", "--port", str(port)) as second:
             output = second.communicate(timeout=60)[0]
             assert second.returncode == 1
@@ -155,8 +155,8 @@ def test_the_serve_config_works_with_serve_run(tmp_path: Path) -> None:
     path.write_text(config)
     with started("serve", "run", str(path)) as process:
         wait_ready(url, process)
-        true, swapped = true_and_swapped(url)
-        assert true > swapped
+        true, other = true_and_unrelated(url)
+        assert true > other
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
 
@@ -186,7 +186,7 @@ def test_the_serve_config_works_with_serve_deploy(tmp_path: Path) -> None:
             assert time.monotonic() < deadline and head.poll() is None, done.stderr
             time.sleep(2)
         wait_ready(url, head)
-        true, swapped = true_and_swapped(url)
-        assert true > swapped
+        true, other = true_and_unrelated(url)
+        assert true > other
         head.send_signal(signal.SIGTERM)
         head.wait(60)
