@@ -90,7 +90,7 @@ def _print_ready(console: Console, url: str, default: str, seconds: float) -> No
         f"  curl -s {url}/v1/score \\\n"
         "    -F image=@examples/red-circle-left-of-blue-square.jpg \\\n"
         '    -F text="a red circle left of a blue square" \\\n'
-        '    -F text="a blue circle left of a red square"\n',
+        '    -F text="a green star"\n',
         highlight=False,
         markup=False,
         soft_wrap=True,

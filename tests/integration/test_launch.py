@@ -108,22 +108,6 @@ def test_ctrl_c_during_the_start_stops_too() -> None:
         assert gone(family) == []
 
 
-@pytest.mark.slow
-def test_a_killed_service_takes_its_processes_along_and_can_be_started_again() -> None:
-    port = free_ports(1)[0]
-    url = f"http://127.0.0.1:{port}"
-    with started("serve-app", "serve", "--port", str(port)) as process:
-        wait_ready(url, process)
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        assert gone(family, 60) == []
-    with started("serve-app", "serve", "--port", str(port)) as process:
-        wait_ready(url, process)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-
-
 def test_a_fault_in_the_configuration_is_told_before_anything_starts() -> None:
     models = "{main: {architecture: ViT-B-23, pretrained: laion2b_s34b_b79k, precision: bf61}}"
     with started("serve-app", "serve", SIMILARITY_MODELS=models) as process:
@@ -144,49 +128,3 @@ def test_a_tag_that_cannot_be_downloaded_says_what_to_do() -> None:
     assert process.returncode != 0
     assert "network" in output or "offline" in output
     assert "Traceback" not in output
-
-
-@pytest.mark.slow
-def test_the_serve_config_works_with_serve_run(tmp_path: Path) -> None:
-    port = free_ports(1)[0]
-    url = f"http://127.0.0.1:{port}"
-    config = (ROOT / "serve_config.yaml").read_text().replace("port: 8000", f"port: {port}")
-    path = tmp_path / "serve_config.yaml"
-    path.write_text(config)
-    with started("serve", "run", str(path)) as process:
-        wait_ready(url, process)
-        true, other = true_and_unrelated(url)
-        assert true > other
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-
-
-@pytest.mark.slow
-def test_the_serve_config_works_with_serve_deploy(tmp_path: Path) -> None:
-    ports = free_ports(4)
-    url = f"http://127.0.0.1:{ports[0]}"
-    config = (ROOT / "serve_config.yaml").read_text().replace("port: 8000", f"port: {ports[0]}")
-    path = tmp_path / "serve_config.yaml"
-    path.write_text(config)
-    with started(
-        "ray", "start", "--head", "--block", "--num-cpus=4",
-        f"--port={ports[1]}", f"--dashboard-port={ports[2]}",
-        f"--dashboard-agent-listen-port={ports[3]}",
-        f"--temp-dir={tmp_path / 'r'}",
-    ) as head:  # fmt: skip
-        dashboard = f"http://127.0.0.1:{ports[2]}"
-        deadline = time.monotonic() + 120
-        while True:
-            command = [str(BIN / "serve"), "deploy", "-a", dashboard, str(path)]
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment(), capture_output=True, text=True
-            )
-            if done.returncode == 0:
-                break
-            assert time.monotonic() < deadline and head.poll() is None, done.stderr
-            time.sleep(2)
-        wait_ready(url, head)
-        true, other = true_and_unrelated(url)
-        assert true > other
-        head.send_signal(signal.SIGTERM)
-        head.wait(60)

