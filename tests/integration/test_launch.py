@@ -96,18 +96,6 @@ def test_serve_runs_until_ctrl_c_and_leaves_nothing_behind() -> None:
         assert gone(family) == []
 
 
-@pytest.mark.slow
-def test_ctrl_c_during_the_start_stops_too() -> None:
-    with started("serve-app", "serve", "--port", str(free_ports(1)[0])) as process:
-        time.sleep(6)
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
-        assert process.returncode == 0, output
-        assert "Traceback" not in output
-        assert gone(family) == []
-
-
 def test_a_fault_in_the_configuration_is_told_before_anything_starts() -> None:
     models = "{main: {architecture: ViT-B-23, pretrained: laion2b_s34b_b79k, precision: bf61}}"
     with started("serve-app", "serve", SIMILARITY_MODELS=models) as process:
