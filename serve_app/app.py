@@ -1,6 +1,7 @@
 """The import path in `serve_config.yaml`: from arguments and environment to an application."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Ray Serve reads the type of `args` off the function,
+# and would take its name, a string, for no type at all.
 
 import ray
 from ray.serve import Application

@@ -23,6 +23,8 @@ from serve_app.serving.guardian import watch
 APP_NAME = "serve_app"
 _OBJECT_STORE_BYTES = 1 << 30
 _READY_WITHIN_S = 600.0
+# The proxy may keep a probe that came before the ingress was there; the next one is answered.
+_PROBE_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def launch(options: LaunchOptions, report: Callable[[str], None]) -> None:
         DeviceUnavailableError: The pools ask for more GPUs than there are.
     """
     _check_port(options)
-    with _stop_on_signal() as signals, proxy_folder() as folder:
+    with _stop_on_signal() as signals, run_folder() as folder:
         set_ray_environment(folder)
         try:
             report("ray")
@@ -109,8 +111,8 @@ def _stop_on_signal() -> Iterator[_Signals]:
 
 
 @contextlib.contextmanager
-def proxy_folder() -> Iterator[Path]:
-    """A folder for the proxy's files; whatever runs on it is gone afterwards, even if we are."""
+def run_folder() -> Iterator[Path]:
+    """A folder for a run's files; what was started meanwhile ends with it, even if we are killed."""
     # Not TMPDIR, which may be long: a socket's path has at most 97 characters, and Ray adds 67.
     folder = Path(tempfile.mkdtemp(prefix="serve-app-", dir="/tmp"))
     guardian = watch(folder)
@@ -212,7 +214,7 @@ def _wait_ready(options: LaunchOptions) -> None:
     reason = "no answer"
     while True:
         try:
-            with opener.open(f"{options.url}/readyz", timeout=30):
+            with opener.open(f"{options.url}/readyz", timeout=_PROBE_WITHIN_S):
                 return
         except urllib.error.HTTPError as error:
             reason = error.read().decode("utf-8", "replace")

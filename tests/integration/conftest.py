@@ -14,7 +14,7 @@ import yaml
 from serve_app.config.args import AppArgs
 from serve_app.config.ray_environment import free_ports, set_ray_environment
 from serve_app.config.sources import declared_models
-from serve_app.launcher import proxy_folder
+from serve_app.launcher import run_folder
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.placement import pool_placement
 from serve_app.models.registry import DynamicModelRegistry
@@ -24,7 +24,7 @@ from tests.integration.support import Deploy, Running
 @pytest.fixture(scope="session")
 def serve_address() -> Iterator[str]:
     """Address of Serve's proxy, on a Ray with four pretend GPUs."""
-    with proxy_folder() as folder, warnings.catch_warnings():
+    with run_folder() as folder, warnings.catch_warnings():
         set_ray_environment(folder)
         # Ray's own deprecations are not ours to mend.
         warnings.simplefilter("ignore")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -16,6 +19,7 @@ import psutil
 import pytest
 
 from serve_app.config.ray_environment import free_ports
+from serve_app.serving.guardian import end_processes
 from tests.integration.support import TRUE, UNRELATED, drawing
 
 ROOT = Path(__file__).parents[2]
@@ -28,34 +32,64 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "RAY_USAGE_STATS_ENABLED": "0", **more}
 
 
+@dataclass
+class Started:
+    """A command as a person runs it; all it prints goes to a file."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        self._wait(lambda: text in self.output, f"{text!r} in the output", seconds)
+
+    def wait_ready(self, url: str, seconds: float = 120) -> None:
+        self._wait(lambda: answers(f"{url}/readyz"), f"an answer of {url}", seconds)
+
+    def ends(self, seconds: float = 60) -> int:
+        return self.process.wait(seconds)
+
+    def _wait(self, done: Callable[[], bool], what: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, f"no {what}: {self.output}"
+            time.sleep(0.2)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 @contextmanager
-def started(*command: str, **more: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [str(BIN / command[0]), *command[1:]],
-        cwd=ROOT,
-        env=environment(**more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-
-
-def wait_ready(url: str, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        try:
-            if httpx.get(f"{url}/readyz", timeout=10).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.3)
-    pytest.fail(f"{url} did not become ready")
+def started(*command: str, **more: str) -> Iterator[Started]:
+    # Not pytest's folder: the path of Ray's sockets in it would be too long.
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        log = folder / "output"
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(
+                [str(BIN / command[0]), *(part.format(folder=folder) for part in command[1:])],
+                cwd=ROOT,
+                env=environment(**more),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            ) as process,
+        ):
+            try:
+                yield Started(process, log)
+            finally:
+                if process.poll() is None:
+                    family = psutil.Process(process.pid).children(recursive=True)
+                    process.kill()
+                    end_processes(set(family))
 
 
 def true_and_unrelated(url: str) -> tuple[float, float]:
@@ -70,49 +104,137 @@ def true_and_unrelated(url: str) -> tuple[float, float]:
 
 def gone(processes: list[psutil.Process], seconds: float = 20) -> list[psutil.Process]:
     """Those of the processes that still run after a while."""
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    return [process for process in alive if process.is_running()]
+    deadline = time.monotonic() + seconds
+    while alive := [process for process in processes if is_alive(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return alive
+
+
+def is_alive(process: psutil.Process) -> bool:
+    # A zombie only waits for its parent, which in a container may never come.
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def test_serve_runs_until_ctrl_c_and_leaves_nothing_behind() -> None:
     port = free_ports(1)[0]
     url = f"http://127.0.0.1:{port}"
-    with started("serve-app", "serve", "--port", str(port)) as process:
-        wait_ready(url, process)
+    with started("serve-app", "serve", "--port", str(port)) as first:
+        first.wait_for("Ctrl-C stops it")
+        assert f"curl -s {url}/v1/score" in first.output
         true, other = true_and_unrelated(url)
         assert true > other
         with started("serve-app", "serve", "--port", str(port)) as second:
-            output = second.communicate(timeout=60)[0]
-            assert second.returncode == 1
-            assert f"127.0.0.1:{port}" in output and "--port" in output
-            assert "Traceback" not in output
-        family = psutil.Process(process.pid).children(recursive=True)
+            assert second.ends() == 1
+            assert f"127.0.0.1:{port}" in second.output and "--port" in second.output
+            assert "Traceback" not in second.output
+        family = psutil.Process(first.process.pid).children(recursive=True)
         assert family
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
-        assert process.returncode == 0, output
-        assert f"curl -s {url}/v1/score" in output
-        assert "Traceback" not in output
+        first.process.send_signal(signal.SIGINT)
+        assert first.ends() == 0, first.output
+        assert "Traceback" not in first.output
         assert gone(family) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [3, 5, 8])
+def test_ctrl_c_during_the_start_stops_too(seconds: float) -> None:
+    with started("serve-app", "serve", "--port", str(free_ports(1)[0])) as service:
+        time.sleep(seconds)
+        family = psutil.Process(service.process.pid).children(recursive=True)
+        service.process.send_signal(signal.SIGINT)
+        assert service.ends() == 0, service.output
+        assert "Traceback" not in service.output
+        assert gone(family) == []
+
+
+@pytest.mark.slow
+def test_a_killed_service_takes_its_processes_along_and_can_be_started_again() -> None:
+    port = free_ports(1)[0]
+    command = ("serve-app", "serve", "--port", str(port))
+    with started(*command) as service:
+        service.wait_for("Ctrl-C stops it")
+        family = psutil.Process(service.process.pid).children(recursive=True)
+        assert len(family) > 5
+        service.process.kill()
+        service.ends()
+        assert gone(family, 30) == []
+    with started(*command) as service:
+        service.wait_for("Ctrl-C stops it")
+        service.process.send_signal(signal.SIGTERM)
+        assert service.ends() == 0
 
 
 def test_a_fault_in_the_configuration_is_told_before_anything_starts() -> None:
     models = "{main: {architecture: ViT-B-23, pretrained: laion2b_s34b_b79k, precision: bf61}}"
-    with started("serve-app", "serve", SIMILARITY_MODELS=models) as process:
-        output = process.communicate(timeout=60)[0]
-    assert process.returncode == 2, output
-    assert "ViT-B-32" in output and "precision" in output
-    assert "Traceback" not in output
+    with started("serve-app", "serve", SIMILARITY_MODELS=models) as service:
+        assert service.ends() == 2, service.output
+        assert "ViT-B-32" in service.output and "precision" in service.output
+        assert "Traceback" not in service.output
 
 
 def test_a_tag_that_cannot_be_downloaded_says_what_to_do() -> None:
+    more = {"SIMILARITY_MODEL": "ViT-B-32/laion2b_s34b_b79k", "HF_HUB_OFFLINE": "1"}
+    with started("serve-app", "serve", **more) as service:
+        assert service.ends(120) != 0
+        assert "network" in service.output or "offline" in service.output
+        assert "Traceback" not in service.output
+
+
+def serve_config(folder: Path, port: int) -> Path:
+    """The committed file, on another port."""
+    config = (ROOT / "serve_config.yaml").read_text()
+    assert "port: 8000" in config
+    path = folder / "serve_config.yaml"
+    path.write_text(config.replace("port: 8000", f"port: {port}"))
+    return path
+
+
+@pytest.mark.slow
+def test_the_serve_config_works_with_serve_run(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    url = f"http://127.0.0.1:{port}"
+    with started("serve", "run", str(serve_config(tmp_path, port))) as service:
+        service.wait_ready(url)
+        true, other = true_and_unrelated(url)
+        assert true > other
+
+
+@pytest.mark.slow
+def test_the_serve_config_works_with_serve_deploy(tmp_path: Path) -> None:
+    port, gcs, dashboard, agent = free_ports(4)
+    url = f"http://127.0.0.1:{port}"
+    path = serve_config(tmp_path, port)
+    # Ray asks for a token by default; both ends must have the same.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with started(
-        "serve-app",
-        "serve",
-        SIMILARITY_MODEL="ViT-B-32/laion2b_s34b_b79k",
-        HF_HUB_OFFLINE="1",
-    ) as process:
-        output = process.communicate(timeout=120)[0]
-    assert process.returncode != 0
-    assert "network" in output or "offline" in output
-    assert "Traceback" not in output
+        "ray",
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=4",
+        f"--port={gcs}",
+        f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}",
+        "--temp-dir={folder}/r",
+        **token,
+    ) as head:
+        address = f"http://127.0.0.1:{dashboard}"
+        head.wait_for("Ray runtime started")
+        deadline = time.monotonic() + 120
+        while True:
+            command = [str(BIN / "serve"), "deploy", "-a", address, str(path)]
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment(**token), capture_output=True, text=True
+            )
+            if done.returncode == 0:
+                break
+            assert time.monotonic() < deadline and head.process.poll() is None, done.stderr
+            time.sleep(2)
+        head.wait_ready(url)
+        true, other = true_and_unrelated(url)
+        assert true > other

@@ -63,6 +63,23 @@ async def test_fractions_of_a_gpu_are_shared_and_whole_ones_are_not(deploy: Depl
         assert answer.status_code == 200, answer.text
 
 
+async def test_a_real_model_without_the_gpu_that_its_pool_asks_for_says_so(deploy: Deploy) -> None:
+    pools = [{"name": "default", "gpus": 0}, {"name": "gpu", "gpus": 1}]
+    spec = {
+        "backend": "open_clip",
+        "architecture": "RN50",
+        "pretrained": "random",
+        "allow_random_weights": True,
+        "pool": "gpu",
+    }
+    running = deploy({"pools": pools}, {"good": FAKE, "onlygpu": spec})
+    body = {"images": [uri(drawing())], "texts": [TRUE], "model": "onlygpu"}
+    (answer,) = await send(running.url, 1, body)
+    assert (answer.status_code, answer.json()["code"]) == (503, "device_unavailable")
+    (answer,) = await send(running.url, 1, {**body, "model": "good"})
+    assert answer.status_code == 200
+
+
 async def test_a_model_that_cannot_load_leaves_the_others_alone(deploy: Deploy) -> None:
     models = {"good": FAKE, "broken": {**FAKE, "options": {"fail_load": "weights are missing"}}}
     running = deploy(models=models)
