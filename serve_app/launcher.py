@@ -112,7 +112,7 @@ def _stop_on_signal() -> Iterator[_Signals]:
 
 @contextlib.contextmanager
 def run_folder() -> Iterator[Path]:
-    """A folder for a run's files; what was started meanwhile ends with it, even if we are killed."""
+    """A folder for a run's files; what is started meanwhile ends with it, even if we are killed."""
     # Not TMPDIR, which may be long: a socket's path has at most 97 characters, and Ray adds 67.
     folder = Path(tempfile.mkdtemp(prefix="serve-app-", dir="/tmp"))
     guardian = watch(folder)
