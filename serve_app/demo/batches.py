@@ -1,4 +1,4 @@
-"""Batches for training: pictures, captions, and which captions are no fair negatives.
+"""Batches for training: pictures, what lies where in them, captions, and which are no negatives.
 
 Scenes are drawn as they are needed and never used twice: drawing costs a tenth of a step, and
 endless data leaves nothing to memorise. Knows no model and no loss.
@@ -7,6 +7,7 @@ endless data leaves nothing to memorise. Knows no model and no loss.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,20 @@ import torch
 
 from serve_app.demo import captions, network, scenes, wording
 from serve_app.demo.captions import Caption
+from serve_app.demo.lessons import UNCLEAR, Content, Pictures
 from serve_app.demo.render import render
-from serve_app.demo.scenes import COLOURS, Scene
+from serve_app.demo.scenes import COLOURS, Scene, Thing
 from serve_app.demo.shapes import SHAPES
-from serve_app.demo.wording import Claim
+from serve_app.demo.wording import Claim, Phrase
 
+Named = Thing | Phrase
+"""What has a shape and a colour."""
+
+_SIDES = ("left", "right", "above", "below")
+_CLEAR = 0.06
+"""So much further out, in longer sides of the canvas, is clear."""
+
+_COLOUR_PLACES = {colour: place for place, colour in enumerate(COLOURS)}
 _WORDS = {word: i for i, word in enumerate([*COLOURS, *SHAPES])}
 
 
@@ -27,14 +37,16 @@ _WORDS = {word: i for i, word in enumerate([*COLOURS, *SHAPES])}
 class Batch:
     """One step's data.
 
-    `pixels` is `uint8` of shape (n, 3, size, size), 0-255; `tokens` is `int64` of shape
-    (n + m, context), the n true captions in the pictures' order, then m swapped ones; `ignored`
-    is `bool` of shape (n, n + m), true where a caption must not count as a negative.
+    `pictures` are n; `tokens` is `int64` of shape (n + m, context), the n true captions in the
+    pictures' order, then m swapped ones; `ignored` is `bool` of shape (n, n + m), true where a
+    caption must not count as a negative; `shown` is the pictures' content, `claimed` the captions'.
     """
 
-    pixels: torch.Tensor
+    pictures: Pictures
     tokens: torch.Tensor
     ignored: torch.Tensor
+    shown: Content
+    claimed: Content
 
 
 class BatchMaker:
@@ -47,26 +59,38 @@ class BatchMaker:
         swapped: Add each scene's swapped captions as negatives, and let every false caption
             count. Without it a caption counts as a negative only if it has a colour or a shape
             that the picture lacks, so that nothing in the batch teaches what belongs to what.
-        single_steps: So many steps at the beginning have scenes of one thing only: shapes are
-            learnt several times sooner from those.
     """
 
-    def __init__(
-        self, tokenizer: Any, size: int, seed: int, swapped: bool, single_steps: int = 0
-    ) -> None:
+    def __init__(self, tokenizer: Any, size: int, seed: int, swapped: bool) -> None:
         self._tokenizer = tokenizer
         self._size = size
         self._seed = seed
         self._swapped = swapped
-        self._single_steps = single_steps
-        self._fit = network.preprocessing().transforms[:-2]
+
+    def captions(self, step: int, size: int) -> tuple[torch.Tensor, Content]:
+        """Captions without pictures, true and swapped ones: their tokens and what they claim.
+
+        Args:
+            step: The step, from 0.
+            size: How many; at least that, and few more.
+        """
+        rng = random.Random(f"read/{self._seed}/{step}")
+        said: list[Caption] = []
+        while len(said) < size:
+            scene = scenes.sample("train", self._seed, rng.getrandbits(32))
+            claim = captions.describe(scene, rng).claim
+            said += [
+                Caption(c, wording.paraphrase(c, rng))
+                for c in (claim, *_hardest(claim, scene, rng))
+            ]
+        tokens = self._tokenizer([caption.text for caption in said])
+        return tokens, content_of_claims([caption.claim for caption in said])
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, from 0."""
         rng = random.Random(f"words/{self._seed}/{step}")
         first = step * self._size
-        kind = "single" if step < self._single_steps else None
-        drawn = [scenes.sample("train", self._seed, first + i, kind) for i in range(self._size)]
+        drawn = [scenes.sample("train", self._seed, first + i) for i in range(self._size)]
         said = [captions.describe(scene, rng) for scene in drawn]
         if self._swapped:
             said = []
@@ -80,16 +104,95 @@ class BatchMaker:
             said += twins
         claims = [caption.claim for caption in said]
         return Batch(
-            pixels=torch.from_numpy(np.stack([self._pixels(scene) for scene in drawn])),
+            pictures=_pictures(drawn),
             tokens=self._tokenizer([caption.text for caption in said]),
             ignored=torch.from_numpy(_ignored(claims, drawn, self._swapped)),
+            shown=content_of_scenes(drawn),
+            claimed=content_of_claims(claims),
         )
 
-    def _pixels(self, scene: Scene) -> np.ndarray[Any, np.dtype[np.uint8]]:
+
+def crowds(seed: int, step: int, size: int) -> Pictures:
+    """Pictures full of things, to learn to see from; the same arguments give the same pictures."""
+    first = step * size
+    return _pictures([scenes.sample("train", seed, first + i, "crowd") for i in range(size)])
+
+
+def _pictures(drawn: list[Scene]) -> Pictures:
+    fit = network.preprocessing().transforms[:-2]
+    pixels = []
+    for scene in drawn:
         image = render(scene)
-        for step in self._fit:
+        for step in fit:
             image = step(image)
-        return np.asarray(image).transpose(2, 0, 1)
+        pixels.append(np.asarray(image).transpose(2, 0, 1))
+    shown = torch.from_numpy(np.stack([shown_in(scene) for scene in drawn]))
+    return Pictures(torch.from_numpy(np.stack(pixels)), shown[:, 0], shown[:, 1])
+
+
+def shown_in(scene: Scene) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The shape and the colour in each cell, of shape (2, cells)."""
+    centres = (np.arange(network.GRID) + 0.5) / network.GRID
+    # The preprocessing puts the canvas into the middle of a square.
+    x = centres[None, :] - (1 - scene.width) / 2
+    y = centres[:, None] - (1 - scene.height) / 2
+    shown = np.zeros((2, network.GRID, network.GRID), dtype=np.int64)
+    for thing in scene.things:
+        # A little less than its reach: a star's or a cross's corners are background.
+        shown[:, np.hypot(x - thing.x, y - thing.y) < 0.9 * thing.radius] = [
+            [1 + SHAPES.index(thing.shape)],
+            [1 + _COLOUR_PLACES[thing.colour]],
+        ]
+    return shown.reshape(2, -1)
+
+
+def _shown_sides(scene: Scene) -> list[Named | None]:
+    """What is furthest left, right, up and down, where one thing clearly is."""
+    ways: tuple[Callable[[Thing], float], ...] = (
+        lambda thing: thing.x,
+        lambda thing: -thing.x,
+        lambda thing: thing.y,
+        lambda thing: -thing.y,
+    )
+    sides: list[Named | None] = []
+    for way in ways:
+        first, *others = sorted(scene.things, key=way)
+        clear = not others or way(others[0]) - way(first) > _CLEAR
+        sides.append(first if clear else None)
+    return sides
+
+
+def content_of_scenes(drawn: list[Scene]) -> Content:
+    """What pictures of these scenes show."""
+    return _content([_shown_sides(scene) for scene in drawn], [s.things for s in drawn])
+
+
+def content_of_claims(claims: list[Claim]) -> Content:
+    """What captions with these claims say."""
+    sides: list[list[Named | None]] = []
+    for claim in claims:
+        row: list[Named | None] = [None] * 4
+        if claim.relation is not None:
+            row[_SIDES.index(claim.relation)] = claim.phrases[0]
+            row[_SIDES.index(captions.OPPOSITE[claim.relation])] = claim.phrases[1]
+        sides.append(row)
+    return _content(sides, [claim.phrases for claim in claims])
+
+
+def _content(sides: list[list[Named | None]], named: Sequence[Sequence[Named]]) -> Content:
+    places = np.full((len(sides), 4, 2), UNCLEAR, dtype=np.int64)
+    for row, things in zip(places, sides, strict=True):
+        for place, thing in zip(row, things, strict=True):
+            if thing is not None and thing.shape is not None:
+                place[0] = SHAPES.index(thing.shape)
+            if thing is not None and thing.colour is not None:
+                place[1] = _COLOUR_PLACES[thing.colour]
+    there = np.zeros((len(sides), len(SHAPES) * len(COLOURS)), dtype=np.float32)
+    for flags, together in zip(there, named, strict=True):
+        for one in together:
+            if one.shape is not None and one.colour is not None:
+                flags[SHAPES.index(one.shape) * len(COLOURS) + _COLOUR_PLACES[one.colour]] = 1
+    return Content(torch.from_numpy(places), torch.from_numpy(there))
 
 
 def _word(claim: Claim, seed: int) -> Caption:

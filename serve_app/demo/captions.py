@@ -46,11 +46,10 @@ def describe(scene: Scene, rng: random.Random, plain: bool = False) -> Caption:
 
 
 def full_claim(scene: Scene, rng: random.Random) -> Claim:
-    """All of a scene: its one thing and size, its count, its pair's relation, or its list."""
+    """All of a scene: its one thing, its count, its pair's relation, or its list."""
     things = list(scene.things)
     if len(things) == 1:
-        # The size as well: colours and shapes alone make fewer than 64 different captions.
-        return Claim((replace(_name(things[0]), size=things[0].size or None),))
+        return Claim((_name(things[0]),))
     if len({(t.shape, t.colour) for t in things}) == 1:
         return Claim((replace(_name(things[0]), count=len(things)),))
     rng.shuffle(things)

@@ -62,7 +62,7 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, scale: float) -> None:
         for x, y in outline(thing.shape, rng)
     ]
     if thing.outlined:
-        stroke = max(2, round(rng.uniform(0.16, 0.34) * thing.radius * scale))
+        stroke = max(2, round(rng.uniform(0.22, 0.34) * thing.radius * scale))
         _stroke(draw, points, thing.rgb, stroke)
         return
     draw.polygon(points, fill=thing.rgb)

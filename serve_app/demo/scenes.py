@@ -36,6 +36,7 @@ LARGE: Final = (0.2, 0.28)
 """Radii (fractions of the longer side) that are called small and large; between them, neither."""
 
 _EVAL_SHARE: Final = 8
+_CROWD: Final = 6
 _ASPECTS: Final = (1.0, 1.0, 1.0, 4 / 3, 4 / 3, 3 / 2, 16 / 9, 2.0, 3 / 4, 2 / 3, 9 / 16)
 
 
@@ -86,7 +87,8 @@ def sample(split: Split, seed: int, index: int, kind: str | None = None) -> Scen
         split: `train` (7 of 8 scenes) or `eval`.
         seed: Which sequence.
         index: The place in it, from 0.
-        kind: `single`, `pair`, `count` or `triple`; a mixture of them if left out.
+        kind: `single`, `pair`, `count` or `triple`; a mixture of them if left out. `crowd` has as
+            many things as find room, at most six: it has no caption, and many shapes to look at.
 
     Returns:
         The scene.
@@ -134,8 +136,9 @@ def _draw(rng: random.Random, kind: str | None) -> Scene:
     style = rng.random()
     things = []
     for (shape, colour), (x, y, radius) in zip(named, spots, strict=True):
-        # An outline thinner than about a pixel would vanish, so small things are always filled.
-        outlined = radius > 0.1 and style < 0.3 and rng.random() < 0.5
+        # Thinner than two pixels of the model's, a red outline on white is pink: small things are
+        # always filled.
+        outlined = radius > SMALL[1] and style < 0.3 and rng.random() < 0.5
         edged = not outlined and style > 0.8
         things.append(
             Thing(
@@ -155,6 +158,8 @@ def _draw(rng: random.Random, kind: str | None) -> Scene:
 
 def _names(rng: random.Random, kind: str, count: int) -> list[tuple[str, str]]:
     shapes, colours = list(SHAPES), list(COLOURS)
+    if kind == "crowd":
+        return [(rng.choice(shapes), rng.choice(colours)) for _ in range(count)]
     if kind == "count":
         return [(rng.choice(shapes), rng.choice(colours))] * count
     while True:
@@ -167,6 +172,8 @@ def _spots(
     rng: random.Random, kind: str, width: float, height: float
 ) -> list[tuple[float, float, float]] | None:
     """Centres and radii of things that stay on the canvas and apart, or None if none was found."""
+    if kind == "crowd":
+        return _crowd(rng, width, height)
     count = {"single": 1, "pair": 2, "triple": 3}.get(kind) or rng.choice((2, 2, 3))
     across = rng.random() < 0.5
     for _ in range(20):
@@ -189,6 +196,23 @@ def _spots(
                 continue
         return spots
     return None
+
+
+def _crowd(
+    rng: random.Random, width: float, height: float
+) -> list[tuple[float, float, float]] | None:
+    spots: list[tuple[float, float, float]] = []
+    for _ in range(40):
+        radius = rng.uniform(SMALL[0], LARGE[0])
+        pad = radius * 1.08 + 0.01
+        if pad > min(width, height) / 2:
+            continue
+        x, y = rng.uniform(pad, width - pad), rng.uniform(pad, height - pad)
+        if all(math.dist((x, y), s[:2]) >= 1.12 * (radius + s[2]) for s in spots):
+            spots.append((x, y, radius))
+        if len(spots) == _CROWD:
+            break
+    return spots or None
 
 
 def _radius(rng: random.Random, count: int) -> float:

@@ -11,7 +11,16 @@ from typing import Final
 
 Point = tuple[float, float]
 
-SHAPES: Final = ("circle", "square", "triangle", "star", "cross", "heart")
+SHAPES: Final = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "cross",
+    "heart",
+    "diamond",
+    "crescent",
+)
 """Every shape of the demo world, in the order that evaluation tables use."""
 
 _ROUND = 40
@@ -80,6 +89,24 @@ def _heart(vary: float) -> list[Point]:
     return points
 
 
+def _diamond(vary: float) -> list[Point]:
+    half = 0.62 + 0.2 * vary
+    return [(0.0, -1.0), (half, 0.0), (0.0, 1.0), (-half, 0.0)]
+
+
+def _crescent(vary: float) -> list[Point]:
+    # A disc less a smaller one that lies to the right of it: two arcs between the same two tips.
+    tip = 0.13 + 0.02 * vary
+    outer = [_polar(tip + i / _ROUND * (1 - 2 * tip), 1.0) for i in range(_ROUND + 1)]
+    top, bottom = outer[-1], outer[0]
+    centre = top[0] + 0.1
+    radius = math.hypot(top[0] - centre, top[1])
+    opening = math.atan2(bottom[1], bottom[0] - centre)
+    turn = 2 * math.pi - 2 * opening
+    inner = [_polar_rad(-opening - turn * i / _ROUND, radius) for i in range(1, _ROUND)]
+    return [(x + 0.15, y) for x, y in outer + [(centre + x, y) for x, y in inner]]
+
+
 def _polar(turn: float, radius: float) -> Point:
     return _polar_rad(2 * math.pi * turn, radius)
 
@@ -95,4 +122,6 @@ _OUTLINES: Final = {
     "star": _star,
     "cross": _cross,
     "heart": _heart,
+    "diamond": _diamond,
+    "crescent": _crescent,
 }

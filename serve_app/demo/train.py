@@ -3,6 +3,13 @@
 The recipe is CLIP's (Radford et al. 2021): a symmetric cross-entropy over a batch of pictures and
 captions. `demo` also sees each scene's swapped captions as negatives (Yuksekgonul et al. 2023);
 `demo-lite` does not, and is left with a bag of words, like public CLIPs.
+
+Before that, and on the side all the while, the towers have `lessons`. The first stages of the
+image tower learn to see: which shape and colour is where, on pictures full of things. Captions
+alone teach a shape hundreds of steps later. For `demo`, the text tower learns to read: what a
+caption puts at which side. Without that, swapped captions teach nothing for thousands of steps:
+each tower would have to keep apart what belongs together, and neither gains by it as long as the
+other does not.
 """
 
 from __future__ import annotations
@@ -10,8 +17,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -22,7 +29,8 @@ from rich.progress import Progress
 from torch.nn import functional
 
 from serve_app.demo import MODEL_NAMES, WEIGHTS_DIR, model_path, network, vocabulary
-from serve_app.demo.batches import Batch, BatchMaker
+from serve_app.demo.batches import BatchMaker, crowds
+from serve_app.demo.lessons import Pictures, Reading, Sight
 
 Report = Callable[[int, float], None]
 
@@ -32,23 +40,45 @@ _MAX_LOGIT_SCALE: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model is trained."""
+    """How a model is trained.
+
+    Attributes:
+        swapped: Whether swapped captions are negatives, and reading is taught.
+        steps: Steps on pictures and captions.
+        seeing_steps: Steps before them on pictures alone.
+        reading_steps: Steps before them on captions alone.
+        batch: Pictures in a step.
+        learning_rate: The highest, on pictures and captions.
+        seeing_rate: The highest, on pictures alone.
+        reading_rate: The highest, on captions alone.
+        seeing_weight: Of the loss on what is where, beside that on captions.
+        reading_weight: Of the loss on what an embedding tells of the sides.
+        weight_decay: On pictures and captions.
+        warmup: Steps until the learning rate is the highest.
+    """
 
     swapped: bool
     steps: int
+    seeing_steps: int = 600
+    reading_steps: int = 600
     batch: int = 64
-    image_width: int = 16
-    text_width: int = 96
-    text_layers: int = 3
     learning_rate: float = 2e-3
+    seeing_rate: float = 3e-3
+    reading_rate: float = 1e-3
+    seeing_weight: float = 0.5
+    reading_weight: float = 1.0
     weight_decay: float = 0.05
     warmup: int = 100
-    single_steps: int = 600
+
+    @property
+    def all_steps(self) -> int:
+        """Steps altogether."""
+        return self.seeing_steps + self.reading_steps * self.swapped + self.steps
 
 
 RECIPES: Final = {
     "demo": Recipe(swapped=True, steps=2400),
-    "demo-lite": Recipe(swapped=False, steps=1400),
+    "demo-lite": Recipe(swapped=False, steps=1500),
 }
 
 
@@ -72,43 +102,121 @@ def train(
     vocabulary.write_merges(output)
     tokenizer = vocabulary.tokenizer(output)
     torch.manual_seed(seed)
-    model_cfg = network.architecture(
-        tokenizer.vocab_size, recipe.image_width, recipe.text_width, recipe.text_layers
-    )
+    model_cfg = network.architecture(tokenizer.vocab_size)
     model = CLIP(**model_cfg)
-    optimizer = _optimizer(model, recipe)
-    maker = BatchMaker(tokenizer, recipe.batch, seed, recipe.swapped, recipe.single_steps)
-    for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step, recipe)
-        loss = contrastive_loss(model, maker.batch(step))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(_MAX_LOGIT_SCALE))
+    training = _Training(model, recipe, BatchMaker(tokenizer, recipe.batch, seed, recipe.swapped))
+    for done, loss in enumerate(training.losses(seed), 1):
         if report is not None:
-            report(step + 1, loss.item())
+            report(done, loss)
     network.save(name, model, model_cfg, output)
     return model.eval()
 
 
-def contrastive_loss(model: CLIP, batch: Batch) -> torch.Tensor:
+class _Training:
+    """The steps of one training run; the readers of the lessons live as long as it does."""
+
+    def __init__(self, model: CLIP, recipe: Recipe, maker: BatchMaker) -> None:
+        self._model, self._recipe, self._maker = model, recipe, maker
+        self._sight = Sight(model)
+        self._reading = Reading(model.text_projection.shape[1])
+
+    def losses(self, seed: int) -> Iterator[float]:
+        """Trains; yields the loss of each step."""
+        yield from self._see(seed)
+        if self._recipe.swapped:
+            yield from self._read()
+        yield from self._match()
+
+    def _see(self, seed: int) -> Iterator[float]:
+        recipe, sight = self._recipe, self._sight
+        parameters = sight.own_parameters()
+        optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.02)
+        for step in range(recipe.seeing_steps):
+            _set_rate(optimizer, recipe.seeing_rate, step, recipe.seeing_steps, recipe.warmup // 2)
+            pictures = crowds(seed, step, recipe.batch)
+            loss = sight.loss(sight.stages(_scaled(pictures)), pictures)
+            _step(optimizer, loss, parameters)
+            yield loss.item()
+
+    def _read(self) -> Iterator[float]:
+        recipe, model, reading = self._recipe, self._model, self._reading
+        tower = [
+            p for name, p in model.named_parameters() if not name.startswith(("visual", "logit"))
+        ]
+        parameters = [*tower, *reading.parameters()]
+        optimizer = _optimizer(parameters, recipe)
+        for step in range(recipe.reading_steps):
+            _set_rate(optimizer, recipe.reading_rate, step, recipe.reading_steps, recipe.warmup)
+            tokens, claimed = self._maker.captions(step, 2 * recipe.batch)
+            loss = reading.loss(encode_text(model, tokens), claimed)
+            _step(optimizer, loss, parameters)
+            yield loss.item()
+
+    def _match(self) -> Iterator[float]:
+        recipe, model, sight, reading = self._recipe, self._model, self._sight, self._reading
+        parameters = [*model.parameters(), *sight.readers()]
+        if recipe.swapped:
+            parameters += reading.parameters()
+        optimizer = _optimizer(parameters, recipe)
+        for step in range(recipe.steps):
+            _set_rate(optimizer, recipe.learning_rate, step, recipe.steps, recipe.warmup)
+            batch = self._maker.batch(step)
+            # One way through the stages serves both losses.
+            seen = sight.stages(_scaled(batch.pictures))
+            images = functional.normalize(sight.rest(seen), dim=-1)
+            texts = encode_text(model, batch.tokens)
+            loss = contrastive_loss(images, texts, model.logit_scale.exp(), batch.ignored)
+            total = loss + recipe.seeing_weight * sight.loss(seen, batch.pictures)
+            if recipe.swapped:
+                read = reading.loss(images, batch.shown) + reading.loss(texts, batch.claimed)
+                total = total + recipe.reading_weight * read
+            _step(optimizer, total, parameters)
+            with torch.no_grad():
+                model.logit_scale.clamp_(0, math.log(_MAX_LOGIT_SCALE))
+            yield loss.item()
+
+
+def _step(
+    optimizer: torch.optim.Optimizer, loss: torch.Tensor, parameters: Sequence[torch.nn.Parameter]
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+
+
+def _scaled(pictures: Pictures) -> torch.Tensor:
+    """As the preprocessing's last step does it: -1 to 1."""
+    return pictures.pixels.float().div_(127.5).sub_(1)
+
+
+def _set_rate(
+    optimizer: torch.optim.Optimizer, highest: float, step: int, steps: int, warmup: int
+) -> None:
+    """A short rise, then half a cosine."""
+    if step < warmup:
+        share = (step + 1) / warmup
+    else:
+        share = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    for group in optimizer.param_groups:
+        group["lr"] = highest * share
+
+
+def contrastive_loss(
+    images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, ignored: torch.Tensor
+) -> torch.Tensor:
     """CLIP's symmetric loss, with swapped captions as further negatives of the pictures.
 
     Args:
-        model: The dual encoder.
-        batch: Pictures, captions, and what to leave out.
+        images: Unit vectors, float32 of shape (n, dimension).
+        texts: Unit vectors of shape (n + m, dimension): the n true captions, then m swapped ones.
+        scale: What cosines are multiplied by; a scalar.
+        ignored: Bool of shape (n, n + m), true where a caption must not count as a negative.
 
     Returns:
         The mean cross-entropy of the two directions, in nats; a scalar.
     """
-    pixels = batch.pixels.float().div_(127.5).sub_(1)
-    images = model.encode_image(pixels, normalize=True)
-    texts = encode_text(model, batch.tokens)
-    logits = model.logit_scale.exp() * images @ texts.T
-    logits = logits.masked_fill(batch.ignored, float("-inf"))
+    logits = (scale * images @ texts.T).masked_fill(ignored, float("-inf"))
     target = torch.arange(len(images))
     return (
         functional.cross_entropy(logits, target)
@@ -130,27 +238,20 @@ def encode_text(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
     return functional.normalize(x @ model.text_projection, dim=-1)
 
 
-def _optimizer(model: CLIP, recipe: Recipe) -> torch.optim.Optimizer:
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
+def _optimizer(parameters: Sequence[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
-
-
-def _schedule(step: int, recipe: Recipe) -> float:
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def main(
     model: Annotated[str, typer.Option(help="demo, demo-lite, or all.")] = "all",
     output: Annotated[Path, typer.Option(help="Folder for the trained files.")] = WEIGHTS_DIR,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps, if not the recipe's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps on captions, if not the recipe's.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, scenes and wordings.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
@@ -165,17 +266,19 @@ def main(
     for name in names:
         recipe = RECIPES[name]
         if steps is not None:
-            recipe = Recipe(recipe.swapped, steps)
+            recipe = replace(recipe, steps=steps)
         started = time.monotonic()
         _train_visibly(recipe, output, name, seed)
         minutes = (time.monotonic() - started) / 60
-        typer.echo(f"{name}: {recipe.steps} steps in {minutes:.1f} minutes, written to {output}")
+        typer.echo(
+            f"{name}: {recipe.all_steps} steps in {minutes:.1f} minutes, written to {output}"
+        )
 
 
 def _train_visibly(recipe: Recipe, output: Path, name: str, seed: int) -> None:
     if sys.stdout.isatty():
         with Progress() as progress:
-            task = progress.add_task(name, total=recipe.steps)
+            task = progress.add_task(name, total=recipe.all_steps)
 
             def show(step: int, loss: float) -> None:
                 progress.update(task, completed=step, description=f"{name}  loss {loss:.3f}")
@@ -185,9 +288,9 @@ def _train_visibly(recipe: Recipe, output: Path, name: str, seed: int) -> None:
     started = time.monotonic()
 
     def line(step: int, loss: float) -> None:
-        if step % 50 == 0 or step in (1, recipe.steps):
+        if step % 50 == 0 or step in (1, recipe.all_steps):
             seconds = time.monotonic() - started
-            typer.echo(f"{name}: step {step}/{recipe.steps} loss {loss:.3f} {seconds:.0f} s")
+            typer.echo(f"{name}: step {step}/{recipe.all_steps} loss {loss:.3f} {seconds:.0f} s")
             sys.stdout.flush()
 
     train(recipe, output, name, seed, line)

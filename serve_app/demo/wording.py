@@ -39,6 +39,8 @@ SHAPE_WORDS: Final = {
     "star": (("star", "stars"),),
     "cross": (("cross", "crosses"), ("plus", "pluses")),
     "heart": (("heart", "hearts"),),
+    "diamond": (("diamond", "diamonds"), ("rhombus", "rhombuses")),
+    "crescent": (("crescent", "crescents"), ("moon", "moons")),
 }
 COLOUR_WORDS: Final = {
     **{colour: (colour,) for colour in COLOURS},

@@ -24,7 +24,6 @@ def test_a_drawing_of_ones_own_scores_its_caption_above_an_unrelated_one(demo: R
     assert set(answer["timing_ms"]) == {"decode", "queue", "model", "total"}
 
 
-@pytest.mark.xfail(strict=True, reason="the demo weights do not know binding yet: docs/models.md")
 def test_a_drawing_of_ones_own_scores_its_caption_above_the_swapped_one(demo: Running) -> None:
     body = {"images": [uri(drawing())], "texts": [TRUE, SWAPPED]}
     true, swapped = demo.http.post("/v1/score", json=body).json()["results"]

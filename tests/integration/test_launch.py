@@ -20,7 +20,7 @@ import pytest
 
 from serve_app.config.ray_environment import free_ports
 from serve_app.serving.guardian import end_processes
-from tests.integration.support import TRUE, UNRELATED, drawing
+from tests.integration.support import SWAPPED, TRUE, drawing
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -92,13 +92,13 @@ def started(*command: str, **more: str) -> Iterator[Started]:
                     end_processes(set(family))
 
 
-def true_and_unrelated(url: str) -> tuple[float, float]:
+def true_and_swapped(url: str) -> tuple[float, float]:
     answer = httpx.post(
         f"{url}/v1/score",
         files=[("image", ("drawing.png", drawing(), "image/png"))],
-        data={"text": [TRUE, UNRELATED]},
+        data={"text": [TRUE, SWAPPED]},
     )
-    true, other = (result["score"] for result in answer.json()["results"])
+    true, swapped = (result["score"] for result in answer.json()["results"])
     return true, other
 
 
@@ -126,8 +126,8 @@ def test_serve_runs_until_ctrl_c_and_leaves_nothing_behind() -> None:
     with started("serve-app", "serve", "--port", str(port)) as first:
         first.wait_for("Ctrl-C stops it")
         assert f"curl -s {url}/v1/score" in first.output
-        true, other = true_and_unrelated(url)
-        assert true > other
+        true, swapped = true_and_swapped(url)
+        assert true > swapped
         with started("serve-app", "serve", "--port", str(port)) as second:
             assert second.ends() == 1
             assert f"127.0.0.1:{port}" in second.output and "--port" in second.output
@@ -200,8 +200,8 @@ def test_the_serve_config_works_with_serve_run(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{port}"
     with started("serve", "run", str(serve_config(tmp_path, port))) as service:
         service.wait_ready(url)
-        true, other = true_and_unrelated(url)
-        assert true > other
+        true, swapped = true_and_swapped(url)
+        assert true > swapped
 
 
 @pytest.mark.slow
@@ -236,5 +236,5 @@ def test_the_serve_config_works_with_serve_deploy(tmp_path: Path) -> None:
             assert time.monotonic() < deadline and head.process.poll() is None, done.stderr
             time.sleep(2)
         head.wait_ready(url)
-        true, other = true_and_unrelated(url)
-        assert true > other
+        true, swapped = true_and_swapped(url)
+        assert true > swapped
