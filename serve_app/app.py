@@ -7,7 +7,7 @@ import ray
 from ray.serve import Application
 
 from serve_app.config.args import AppArgs
-from serve_app.config.sources import declared_models
+from serve_app.config.declaration import read_declaration
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.placement import pool_placement
 from serve_app.models.registry import DynamicModelRegistry
@@ -24,10 +24,11 @@ def build_app(args: AppArgs) -> Application:
         args: Validated by Ray Serve; unknown keys are refused.
 
     Raises:
-        ConfigError: The models' configuration has faults; all of them are named.
+        ConfigError: Models or routing have faults; all of them are named.
     """
     has_gpu = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0
     placements = {pool.name: pool_placement(pool, has_gpu=has_gpu) for pool in args.pools}
     registry = DynamicModelRegistry(placements, SimilarityModelFactory())
-    snapshot = registry.update(declared_models())
+    declared = read_declaration()
+    snapshot = registry.update(declared.models, declared.routing)
     return build_application(args, snapshot, placements)

@@ -9,6 +9,7 @@ ServeAppError
 │   ├── BodyTooLargeError
 │   ├── TooManyPairsError
 │   ├── UnknownModelError
+│   ├── UnknownExperimentError
 │   ├── UnknownMetricError
 │   └── UnsupportedOperationError
 ├── ItemError                    one image or text is at fault; its neighbours are not
@@ -142,6 +143,14 @@ class UnknownModelError(RequestError):
     code = "unknown_model"
     status_code = 404
     title = "Unknown model"
+
+
+class UnknownExperimentError(RequestError):
+    """No experiment of this name is declared."""
+
+    code = "unknown_experiment"
+    status_code = 404
+    title = "Unknown experiment"
 
 
 class UnknownMetricError(RequestError):

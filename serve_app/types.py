@@ -35,6 +35,14 @@ class ItemWarning:
 
 
 @dataclass(frozen=True, slots=True)
+class ExperimentArm:
+    """The experiment that chose the model of an answer, and the arm that it chose."""
+
+    name: str
+    arm: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreRequest:
     """A request to score pairs, in any transport.
 
@@ -43,11 +51,13 @@ class ScoreRequest:
         texts: The texts.
         pairs: `(image index, text index)` of each pair; None means every combination, row-major
             by image.
-        model: A name, `name@revision`, or None for the default.
+        model: Name of a model, alias or experiment, `name@revision`, or None for the default.
         metrics: Names of metrics to return; None for the model's usual ones.
         routing_key: What experiments are sticky by.
         on_truncate: What to do with a text longer than the model's context.
         request_id: Chosen by the caller, or None to have one made.
+        headers: Those of an HTTP request, by lower-case name; experiments can be sticky by one.
+            They may hold secrets, so they are never shown.
     """
 
     images: tuple[bytes | ItemFault, ...]
@@ -58,6 +68,7 @@ class ScoreRequest:
     routing_key: str | None = None
     on_truncate: OnTruncate = "warn"
     request_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +103,29 @@ class ScoreResponse:
         model: `name@revision` that answered.
         results: One per pair.
         timing_ms: Milliseconds: `decode`, `queue` (waiting for the model), `model`, `total`.
-        experiment: Name and arm of the experiment that chose the model, if one did.
+        experiment: What chose the model, if an experiment did.
     """
 
     id: str
     model: str
     results: tuple[PairResult, ...]
     timing_ms: Mapping[str, float]
-    experiment: str | None = None
+    experiment: ExperimentArm | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """A request for embeddings: each input is a text, an encoded image, or an image's fault."""
+    """A request for embeddings: each input is a text, an encoded image, or an image's fault.
+
+    The other fields are as in `ScoreRequest`.
+    """
 
     inputs: tuple[str | bytes | ItemFault, ...]
     model: str | None = None
     on_truncate: OnTruncate = "warn"
     request_id: str | None = None
+    routing_key: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +151,4 @@ class EmbedResponse:
     dimension: int
     results: tuple[EmbedResult, ...]
     timing_ms: Mapping[str, float]
+    experiment: ExperimentArm | None = None

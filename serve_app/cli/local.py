@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serve_app.config.document import Document
+    from serve_app.config.routing_source import RoutingDocument
     from serve_app.models.placement import PoolPlacement
     from serve_app.models.registry import RegistrySnapshot
 
@@ -27,14 +28,16 @@ def snapshot_here(
     document: Document,
     pools: Mapping[str, PoolPlacement] | None = None,
     threads: int | None = None,
+    routing: RoutingDocument | None = None,
 ) -> RegistrySnapshot:
-    """The models of a document, checked, nothing loaded.
+    """Models and routing, checked, nothing loaded.
 
     Args:
         document: The declared models.
         pools: Declared pools; None: pools are a matter of the deployment, which is not here, so
             whichever pool a model names is this machine.
         threads: Torch threads; None: one for each CPU.
+        routing: The declared routing; None where there is none.
 
     Raises:
         ConfigError: Every fault.
@@ -47,7 +50,7 @@ def snapshot_here(
         args = PoolArgs(threads=threads or cpu_count())
         here = pool_placement(args, has_gpu=has_gpu())
         pools = dict.fromkeys(("default", *_pools_named(document.models)), here)
-    return DynamicModelRegistry(pools).update(document)
+    return DynamicModelRegistry(pools).update(document, routing)
 
 
 def has_gpu() -> bool:

@@ -45,10 +45,11 @@ def _served(url: str) -> dict[str, Any]:
 
 def _declared() -> dict[str, Any]:
     from serve_app.cli.local import snapshot_here
-    from serve_app.config.sources import declared_models
+    from serve_app.config.declaration import read_declaration
     from serve_app.serving.answers import model_answer
 
-    snapshot = snapshot_here(declared_models())
+    declared = read_declaration()
+    snapshot = snapshot_here(declared.models, routing=declared.routing)
     return {
         "object": "list",
         "version": snapshot.version,

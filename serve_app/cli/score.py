@@ -116,9 +116,11 @@ def _scorer(url: str | None, threads: int | None) -> Scorer:
     from serve_app.cli.local import snapshot_here
     from serve_app.cli.scoring import LocalScorer
     from serve_app.config.args import Limits
-    from serve_app.config.sources import declared_models
+    from serve_app.config.declaration import read_declaration
 
-    return LocalScorer(snapshot_here(declared_models(), threads=threads), Limits())
+    declared = read_declaration()
+    snapshot = snapshot_here(declared.models, threads=threads, routing=declared.routing)
+    return LocalScorer(snapshot, Limits())
 
 
 @contextlib.contextmanager

@@ -35,8 +35,10 @@ class Scorer(Protocol):
 class LocalScorer:
     """Scores in this process, on an event loop of its own.
 
+    What names no model is scored by the default one: experiments are for a service's requests.
+
     Args:
-        snapshot: The declared models.
+        snapshot: The declared models and their routing.
         limits: Bounds on one request.
     """
 
@@ -45,6 +47,7 @@ class LocalScorer:
         from serve_app.engine.local import build_local_executor
         from serve_app.serving.local_service import LocalService
 
+        self._default = snapshot.default
         self._runner = asyncio.Runner()
         self._service: LocalService = LocalService(
             snapshot, build_local_executor(snapshot), limits, min(cpu_count(), _MOST_DECODERS)
@@ -52,6 +55,7 @@ class LocalScorer:
 
     def score(self, request: ScoreRequest) -> ScoreResponse:
         """See `Scorer.score`."""
+        request = replace(request, model=request.model or self._default)
         return self._runner.run(self._service.score(request))
 
     def close(self) -> None:
@@ -84,6 +88,9 @@ def score_all(
 ) -> ScoreResponse:
     """Scores everything, row-major by image, as one response.
 
+    The model that answers the first request is named in all further ones: else an experiment, or
+    a change of models in between, would mix scores of several in one table.
+
     Args:
         task: What to score.
         scorer: What answers.
@@ -114,7 +121,7 @@ def score_all(
                 ScoreRequest(
                     tuple(content for _, content in readable),
                     tuple(task.texts[start:end]),
-                    model=task.model,
+                    model=first.model if first is not None else task.model,
                     metrics=task.metrics,
                     on_truncate=task.on_truncate,
                 )

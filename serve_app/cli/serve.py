@@ -40,8 +40,8 @@ def serve(
 
     from serve_app.cli.local import has_gpu
     from serve_app.config.args import AppArgs
+    from serve_app.config.declaration import read_declaration
     from serve_app.config.serve_file import read_serve_config
-    from serve_app.config.sources import declared_models
     from serve_app.launcher import LaunchOptions, launch
     from serve_app.models.factory import SimilarityModelFactory
     from serve_app.models.placement import pool_placement
@@ -55,7 +55,8 @@ def serve(
         {pool.name: pool_placement(pool, has_gpu=has_gpu()) for pool in args.pools},
         factory := SimilarityModelFactory(),
     )
-    snapshot = registry.update(declared_models())
+    declared = read_declaration()
+    snapshot = registry.update(declared.models, declared.routing)
     for model in snapshot.preloaded():
         factory.prefetch(model.spec)
     started = time.monotonic()
@@ -90,7 +91,7 @@ def _print_ready(console: Console, url: str, default: str, seconds: float) -> No
         f"  curl -s {url}/v1/score \\\n"
         "    -F image=@examples/red-circle-left-of-blue-square.jpg \\\n"
         '    -F text="a red circle left of a blue square" \\\n'
-        '    -F text="a green star"\n',
+        '    -F text="a blue circle left of a red square"\n',
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -119,11 +119,16 @@ class AsyncSimilarityClient:
         inputs: Iterable[str | ImageInput],
         *,
         model: str | None = None,
+        routing_key: str | None = None,
         on_truncate: OnTruncate = "warn",
     ) -> EmbedResponse:
         """See `SimilarityClient.embed`."""
         request = await asyncio.to_thread(
-            requests.embed_request, inputs, model=model, on_truncate=on_truncate
+            requests.embed_request,
+            inputs,
+            model=model,
+            routing_key=routing_key,
+            on_truncate=on_truncate,
         )
         return await self._transport.embed(request)
 

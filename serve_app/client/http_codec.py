@@ -26,6 +26,7 @@ from serve_app.types import (
     EmbedRequest,
     EmbedResponse,
     EmbedResult,
+    ExperimentArm,
     ItemFault,
     ItemWarning,
     PairResult,
@@ -98,6 +99,8 @@ def embed_call(request: EmbedRequest) -> HttpCall:
     }
     if request.model is not None:
         body["model"] = request.model
+    if request.routing_key is not None:
+        body["routing_key"] = request.routing_key
     return _json_call("/v1/embeddings", body, _identity(request.request_id))
 
 
@@ -110,7 +113,7 @@ def score_response(reply: HttpReply) -> ScoreResponse:
             answer["model"],
             tuple(_pair_result(result) for result in answer["results"]),
             answer["timing_ms"],
-            answer.get("experiment"),
+            _experiment(answer),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise _foreign(reply) from error
@@ -128,6 +131,7 @@ def embed_response(reply: HttpReply) -> EmbedResponse:
             sizes[0] if sizes else 0,
             results,
             answer.get("timing_ms", {}),
+            _experiment(answer),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _foreign(reply) from error
@@ -215,6 +219,11 @@ def _foreign(reply: HttpReply) -> UnexpectedError:
         f"{reply.url} answered something else than this client understands; is it serve_app, and "
         "of the same version?"
     )
+
+
+def _experiment(answer: Mapping[str, Any]) -> ExperimentArm | None:
+    chosen = answer.get("experiment")
+    return None if chosen is None else ExperimentArm(chosen["name"], chosen["arm"])
 
 
 def _pair_result(result: Mapping[str, Any]) -> PairResult:

@@ -83,7 +83,11 @@ def rank_request(
 
 
 def embed_request(
-    inputs: Iterable[str | ImageInput], *, model: str | None, on_truncate: OnTruncate
+    inputs: Iterable[str | ImageInput],
+    *,
+    model: str | None,
+    on_truncate: OnTruncate,
+    routing_key: str | None = None,
 ) -> EmbedRequest:
     """The request of `embed`: a `str` is a text, everything else an image."""
     items = [
@@ -92,7 +96,9 @@ def embed_request(
     ]
     if not items:
         raise InvalidRequestError("`inputs` is empty")
-    return EmbedRequest(tuple(items), model or None, _on_truncate(on_truncate))
+    return EmbedRequest(
+        tuple(items), model or None, _on_truncate(on_truncate), routing_key=routing_key
+    )
 
 
 def _images(images: Iterable[ImageInput]) -> tuple[bytes, ...]:

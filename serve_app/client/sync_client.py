@@ -98,7 +98,8 @@ class SimilarityClient:
             images: Images; results are row-major by image.
             texts: Texts.
             pairs: `(image, text)` tuples instead; both indices of a result are then the pair's.
-            model: Name, or `name@revision`; None: the service's default.
+            model: Name of a model, alias or experiment, or `name@revision`; None: the service's
+                default.
             metrics: Names of metrics to return; None: the model's usual ones.
             routing_key: What experiments are sticky by.
             on_truncate: `error` makes a text longer than the model's context an error of its
@@ -177,13 +178,15 @@ class SimilarityClient:
         inputs: Iterable[str | ImageInput],
         *,
         model: str | None = None,
+        routing_key: str | None = None,
         on_truncate: OnTruncate = "warn",
     ) -> EmbedResponse:
         """Embeds texts and images; `embeddings_array` makes a NumPy array of the answer.
 
         Args:
             inputs: A `str` is a text here; write an image's path as a `pathlib.Path`.
-            model: Name, or `name@revision`; None: the service's default.
+            model: As in `score`.
+            routing_key: What experiments are sticky by.
             on_truncate: As in `score`.
 
         Returns:
@@ -192,7 +195,9 @@ class SimilarityClient:
         Raises:
             ServeAppError: As `score`; `UnsupportedOperationError`: the model does not embed.
         """
-        request = requests.embed_request(inputs, model=model, on_truncate=on_truncate)
+        request = requests.embed_request(
+            inputs, model=model, routing_key=routing_key, on_truncate=on_truncate
+        )
         return self._transport.embed(request)
 
     def models(self) -> list[dict[str, Any]]:

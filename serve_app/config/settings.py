@@ -14,6 +14,8 @@ MODELS = "SIMILARITY_MODELS"
 MODELS_FILE = "SIMILARITY_MODELS_FILE"
 MODEL = "SIMILARITY_MODEL"
 OVERRIDE_PREFIX = "SIMILARITY_MODELS__"
+ROUTING = "SIMILARITY_ROUTING"
+ROUTING_FILE = "SIMILARITY_ROUTING_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ SETTINGS: tuple[Setting, ...] = (
         MODEL,
         "One model to serve: `ARCHITECTURE/TAG` of open_clip, a folder, or a checkpoint file.",
     ),
+    Setting(ROUTING, "Default, aliases and experiments: a YAML or JSON mapping."),
+    Setting(ROUTING_FILE, "Path of a file with the mapping of SIMILARITY_ROUTING."),
 )
 """Every variable that is read."""
 
@@ -48,6 +52,8 @@ class Settings:
         models_file: `SIMILARITY_MODELS_FILE`; None where it is not set.
         model: `SIMILARITY_MODEL`; None where it is not set.
         overrides: The `SIMILARITY_MODELS__…` variables, by full name.
+        routing: Text of `SIMILARITY_ROUTING`; None where it is not set.
+        routing_file: `SIMILARITY_ROUTING_FILE`; None where it is not set.
         faults: Unknown variables, and variables that exclude each other.
     """
 
@@ -55,6 +61,8 @@ class Settings:
     models_file: str | None = None
     model: str | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
+    routing: str | None = None
+    routing_file: str | None = None
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -85,7 +93,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     source = os.environ if environ is None else environ
     ours = {name: source[name] for name in sorted(source) if name.startswith(PREFIX)}
     overrides = {name: text for name, text in ours.items() if name.startswith(OVERRIDE_PREFIX)}
-    known = {MODELS, MODELS_FILE, MODEL}
+    known = {MODELS, MODELS_FILE, MODEL, ROUTING, ROUTING_FILE}
     faults = [
         Fault(name, f"unknown variable{suggestion(name, known) or _known_variables()}")
         for name in ours
@@ -102,11 +110,15 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
                 "either it or them",
             )
         )
+    if ROUTING in ours and ROUTING_FILE in ours:
+        faults.append(Fault(ROUTING_FILE, f"is set together with {ROUTING}; set one of them"))
     return Settings(
         models=ours.get(MODELS),
         models_file=ours.get(MODELS_FILE),
         model=ours.get(MODEL),
         overrides=overrides,
+        routing=ours.get(ROUTING),
+        routing_file=ours.get(ROUTING_FILE),
         faults=tuple(faults),
     )
 

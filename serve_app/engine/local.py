@@ -15,7 +15,12 @@ from serve_app.engine.loading import LoadedModel, Loader, model_loader
 from serve_app.engine.permit import DevicePermit
 from serve_app.engine.pool import Listener, ModelPool, ModelState, PoolListeners
 from serve_app.engine.work import EmbedOutcome, EmbedWork, ScoreOutcome, ScoreWork
-from serve_app.errors import ModelFailedError, UnknownMetricError, UnsupportedOperationError
+from serve_app.errors import (
+    ModelFailedError,
+    OverloadedError,
+    UnknownMetricError,
+    UnsupportedOperationError,
+)
 from serve_app.models.base import DualEncoder, Embeddings, ModelInfo, Scores
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.registry import RegistrySnapshot
@@ -58,6 +63,7 @@ class LocalExecutor:
 
     async def score(self, work: ScoreWork) -> ScoreOutcome:
         """See `Executor.score`."""
+        self._give_way(work)
         async with self._pool.lease(self._snapshot.by_id(work.model_id)) as loaded:
             _check_metrics(loaded.info, work.metrics)
             if isinstance(loaded.model, DualEncoder):
@@ -66,6 +72,7 @@ class LocalExecutor:
 
     async def embed(self, work: EmbedWork) -> EmbedOutcome:
         """See `Executor.embed`."""
+        self._give_way(work)
         async with self._pool.lease(self._snapshot.by_id(work.model_id)) as loaded:
             dimension = loaded.info.capabilities.embedding_dim
             if not isinstance(loaded.model, DualEncoder) or dimension is None:
@@ -102,6 +109,14 @@ class LocalExecutor:
         """Unloads all models."""
         await self._pool.close()
         self._permit.close()
+
+    def _give_way(self, work: ScoreWork | EmbedWork) -> None:
+        """Refuses a shadow's work while anything waits for the device, which all models share."""
+        waiting = sum(batcher.waiting for _, batcher in self._batchers.values())
+        if work.shadow and waiting:
+            raise OverloadedError(
+                f"{waiting} images and texts are waiting for the device; shadows come after them."
+            )
 
     def _batcher(self, loaded: LoadedModel) -> MicroBatcher:
         known = self._batchers.get(loaded.info.id)

@@ -1,20 +1,27 @@
 """The way of a request, on one page; works on any executor and knows no transport.
 
-resolve the model → check what is asked → find repetitions → decode and fit images → score what is
-healthy → put the answers in order. `planning` and `answers` have the pure
-parts, `preparation` the images.
+route to a model → check what is asked → find repetitions → decode and fit images → score what is
+healthy → put the answers in order. `routes` says which model answers, `planning` and `answers`
+have the pure parts, `preparation` the images.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 from serve_app.config.args import Limits
+from serve_app.engine.answered import (
+    Answered,
+    Listener,
+    Outcome,
+    outcome_of_error,
+    outcome_of_response,
+)
 from serve_app.engine.answers import embeddings_of, ranked, results_of
 from serve_app.engine.infos import ModelInfos
 from serve_app.engine.planning import (
@@ -28,12 +35,15 @@ from serve_app.engine.planning import (
     plan_scores,
 )
 from serve_app.engine.preparation import EncodedImage, ImagePreparation, PreparedImage
+from serve_app.engine.routes import Routed, route_request
+from serve_app.engine.turn import Timer, Turn
 from serve_app.engine.work import Executor
 from serve_app.errors import DeadlineExceededError, InvalidRequestError, UnsupportedOperationError
 from serve_app.inputs.preprocess import ImagePreprocess
 from serve_app.inputs.source import check_text
 from serve_app.models.base import ModelInfo
-from serve_app.models.registry import RegistrySnapshot
+from serve_app.models.registry import RegistrySnapshot, ResolvedModel
+from serve_app.routing.table import Route
 from serve_app.types import (
     EmbedRequest,
     EmbedResponse,
@@ -42,15 +52,20 @@ from serve_app.types import (
     ScoreResponse,
 )
 
+Request = TypeVar("Request", ScoreRequest, EmbedRequest)
+Response = TypeVar("Response", ScoreResponse, EmbedResponse)
+
 
 class ScoringPipeline:
     """Answers requests; all methods belong to one event loop.
 
     Args:
-        snapshot: The declared models.
+        snapshot: The declared models and their routing.
         executor: Runs the models.
         limits: Bounds on what one caller may ask.
         decode_threads: Threads that decode images.
+        on_answered: Is told of every request that reached a model and was not given up by its
+            caller; quick, and never raises.
     """
 
     def __init__(
@@ -59,7 +74,10 @@ class ScoringPipeline:
         executor: Executor,
         limits: Limits,
         decode_threads: int = 2,
+        on_answered: Listener | None = None,
     ) -> None:
+        self.in_flight = 0
+        self._on_answered = on_answered
         self._snapshot = snapshot
         self._executor = executor
         self._limits = limits
@@ -67,7 +85,7 @@ class ScoringPipeline:
         self._images = ImagePreparation(limits, decode_threads)
 
     def update(self, snapshot: RegistrySnapshot) -> None:
-        """Swaps the declared models; requests in progress keep the model they began with."""
+        """Swaps models and routing; requests in progress keep what they began with."""
         self._snapshot = snapshot
         self._infos.keep_only(model.id for model in snapshot.models.values())
 
@@ -93,34 +111,7 @@ class ScoringPipeline:
             OverloadedError: Too much is waiting.
             DeadlineExceededError: It took longer than `limits.request_timeout_s`.
         """
-        async with self._deadline():
-            timer = _Timer()
-            model_id = self._snapshot.resolve(request.model).id
-            pairs = pairs_of(request, self._limits)
-            info = await self._infos.get(model_id)
-            metrics = metrics_of(info, request.metrics)
-
-            timer.decoding()
-            texts = self._distinct_texts({text: request.texts[text] for _, text in pairs})
-            images = await self._distinct_images(
-                {image: request.images[image] for image, _ in pairs}, info.preprocess
-            )
-            timer.decoded()
-            plan = plan_scores(model_id, metrics, pairs, images, texts)
-            outcome = await self._executor.score(plan.work) if plan.work else None
-            if outcome is not None:
-                timer.model(outcome.queue_ms, outcome.model_ms)
-            results = results_of(
-                pairs,
-                plan,
-                outcome=outcome,
-                images=images,
-                capabilities=info.capabilities,
-                on_truncate=request.on_truncate,
-            )
-            return ScoreResponse(
-                request.request_id or uuid.uuid4().hex, model_id, results, timer.timing_ms()
-            )
+        return await self._answer(request, self._score)
 
     async def rank(self, request: ScoreRequest) -> ScoreResponse:
         """Scores one text with several images, or one image with several texts; best first.
@@ -140,40 +131,116 @@ class ScoringPipeline:
             UnsupportedOperationError: The model has no embeddings.
             ServeAppError: As `score`.
         """
-        async with self._deadline():
-            timer = _Timer()
-            model_id = self._snapshot.resolve(request.model).id
-            if not request.inputs:
-                raise InvalidRequestError("At least one input is needed.")
-            check_count(len(request.inputs), "embeddings", self._limits)
-            info = await self._infos.get(model_id)
-            dimension = info.capabilities.embedding_dim
-            if not info.capabilities.embeds or dimension is None:
-                raise UnsupportedOperationError(
-                    f"{model_id} scores pairs and has no embeddings; choose a dual encoder."
-                )
+        return await self._answer(request, self._embed)
 
-            timer.decoding()
-            inputs = dict(enumerate(request.inputs))
-            texts = self._distinct_texts({i: it for i, it in inputs.items() if isinstance(it, str)})
-            images = await self._distinct_images(
-                {i: it for i, it in inputs.items() if not isinstance(it, str)}, info.preprocess
+    async def shadow(
+        self, answered: Answered, model: ResolvedModel
+    ) -> ScoreResponse | EmbedResponse:
+        """Scores a request once more, on another model; gives way to all other work.
+
+        Metrics are not asked for: another model may have others.
+
+        Raises:
+            OverloadedError: There is other work.
+            ServeAppError: As `score`.
+        """
+        request = answered.request
+        route = replace(answered.routed, route=Route(model.name), model=model)
+        async with self._deadline():
+            if isinstance(request, EmbedRequest):
+                return await self._embed(request, Turn(route, shadow=True))
+            return await self._score(replace(request, metrics=()), Turn(route, shadow=True))
+
+    async def _score(self, request: ScoreRequest, turn: Turn) -> ScoreResponse:
+        model_id, timer = turn.routed.model.id, turn.timer
+        pairs = pairs_of(request, self._limits)
+        info = await self._infos.get(model_id)
+        metrics = metrics_of(info, request.metrics)
+
+        timer.decoding()
+        texts = self._distinct_texts({text: request.texts[text] for _, text in pairs})
+        images = await self._distinct_images(
+            {image: request.images[image] for image, _ in pairs}, info.preprocess
+        )
+        timer.decoded()
+        plan = plan_scores(model_id, metrics, pairs, images, texts)
+        outcome = None
+        if plan.work is not None:
+            outcome = await self._executor.score(replace(plan.work, shadow=turn.shadow))
+            timer.model(outcome.queue_ms, outcome.model_ms)
+        results = results_of(
+            pairs,
+            plan,
+            outcome=outcome,
+            images=images,
+            capabilities=info.capabilities,
+            on_truncate=request.on_truncate,
+        )
+        return ScoreResponse(
+            request.request_id or "", model_id, results, timer.timing_ms(), turn.routed.experiment
+        )
+
+    async def _embed(self, request: EmbedRequest, turn: Turn) -> EmbedResponse:
+        model_id, timer = turn.routed.model.id, turn.timer
+        if not request.inputs:
+            raise InvalidRequestError("At least one input is needed.")
+        check_count(len(request.inputs), "embeddings", self._limits)
+        info = await self._infos.get(model_id)
+        dimension = info.capabilities.embedding_dim
+        if not info.capabilities.embeds or dimension is None:
+            raise UnsupportedOperationError(
+                f"{model_id} scores pairs and has no embeddings; choose a dual encoder."
             )
-            timer.decoded()
-            plan = plan_embeddings(model_id, len(inputs), images, texts)
-            outcome = await self._executor.embed(plan.work) if plan.work else None
-            if outcome is not None:
-                timer.model(outcome.queue_ms, outcome.model_ms)
-            results = embeddings_of(
-                plan, outcome, info.capabilities.context_length, request.on_truncate
-            )
-            return EmbedResponse(
-                request.request_id or uuid.uuid4().hex,
-                model_id,
-                dimension,
-                results,
-                timer.timing_ms(),
-            )
+
+        timer.decoding()
+        inputs = dict(enumerate(request.inputs))
+        texts = self._distinct_texts({i: it for i, it in inputs.items() if isinstance(it, str)})
+        images = await self._distinct_images(
+            {i: it for i, it in inputs.items() if not isinstance(it, str)}, info.preprocess
+        )
+        timer.decoded()
+        plan = plan_embeddings(model_id, len(inputs), images, texts)
+        outcome = None
+        if plan.work is not None:
+            outcome = await self._executor.embed(replace(plan.work, shadow=turn.shadow))
+            timer.model(outcome.queue_ms, outcome.model_ms)
+        results = embeddings_of(
+            plan, outcome, info.capabilities.context_length, request.on_truncate
+        )
+        return EmbedResponse(
+            request.request_id or "",
+            model_id,
+            dimension,
+            results,
+            timer.timing_ms(),
+            turn.routed.experiment,
+        )
+
+    async def _answer(
+        self, request: Request, answer: Callable[[Request, Turn], Awaitable[Response]]
+    ) -> Response:
+        """Routes a request, answers it within the deadline, and tells how it ended."""
+        timer = Timer()
+        snapshot = self._snapshot  # one and the same to the end
+        request_id = request.request_id or uuid.uuid4().hex
+        request = replace(request, request_id=request_id)
+        routed: Routed | None = None
+        outcome: Outcome | None = None
+        self.in_flight += 1
+        try:
+            async with self._deadline():
+                routed = await route_request(snapshot, request, request_id)
+                response = await answer(request, Turn(routed, timer))
+                outcome = outcome_of_response(response)
+                return response
+        except Exception as error:
+            outcome = outcome_of_error(error)
+            raise
+        finally:
+            self.in_flight -= 1
+            # Without an outcome, its caller has given it up.
+            if routed is not None and outcome is not None and self._on_answered is not None:
+                self._on_answered(Answered(request, routed, timer.seconds, outcome))
 
     def _distinct_texts(self, texts: dict[int, str]) -> Distinct[str | ItemFault]:
         found = distinct(texts, list(texts.values()))
@@ -200,23 +267,3 @@ class ScoringPipeline:
                 f"The answer took longer than {self._limits.request_timeout_s:g} s "
                 "(`limits.request_timeout_s`)."
             ) from None
-
-
-class _Timer:
-    """The `timing_ms` of a response."""
-
-    def __init__(self) -> None:
-        self._started = self._decoding = time.perf_counter()
-        self._parts = {"decode": 0.0, "queue": 0.0, "model": 0.0}
-
-    def decoding(self) -> None:
-        self._decoding = time.perf_counter()
-
-    def decoded(self) -> None:
-        self._parts["decode"] = 1000 * (time.perf_counter() - self._decoding)
-
-    def model(self, queue_ms: float, model_ms: float) -> None:
-        self._parts |= {"queue": queue_ms, "model": model_ms}
-
-    def timing_ms(self) -> dict[str, float]:
-        return {**self._parts, "total": 1000 * (time.perf_counter() - self._started)}

@@ -20,6 +20,7 @@ class ScoreWork:
         texts: Distinct texts.
         pairs: `(image index, text index)`.
         metrics: Names of metrics; all are known to the model.
+        shadow: Whether nobody waits for it: it is refused where others' work waits.
     """
 
     model_id: str
@@ -27,6 +28,7 @@ class ScoreWork:
     texts: tuple[str, ...]
     pairs: tuple[tuple[int, int], ...]
     metrics: tuple[str, ...]
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,12 @@ class ScoreOutcome:
 
 @dataclass(frozen=True, slots=True)
 class EmbedWork:
-    """Images and texts to embed on one dual encoder."""
+    """Images and texts to embed on one dual encoder; `shadow` is as in `ScoreWork`."""
 
     model_id: str
     images: tuple[Pixels, ...]
     texts: tuple[str, ...]
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class Executor(Protocol):
     """Runs work on a model: in this process, or over Ray handles.
 
     All methods raise `ModelError` when the model as a whole cannot do it, `UnknownModelError` for
-    an id that is not declared, and `OverloadedError` when the queue is full.
+    an id that is not declared, and `OverloadedError` when the queue is full, or when the work is a
+    shadow's and others' work waits.
     """
 
     async def describe(self, model_id: str) -> ModelInfo:

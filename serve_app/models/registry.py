@@ -1,7 +1,7 @@
-"""From declared specs to a checked, versioned snapshot of models; loads nothing.
+"""From declared specs and routing to a checked, versioned snapshot; loads nothing.
 
-A document is taken as a whole or not at all: every fault in it is named, and while there is one
-the snapshot stays as it was.
+What is declared is taken as a whole or not at all: every fault in it is named, and while there is
+one the snapshot stays as it was.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from pydantic import ValidationError
 from serve_app.config.document import Document
 from serve_app.config.faults import LocatedMessage, located_messages, show, suggestion
 from serve_app.config.overrides import environment_name
+from serve_app.config.routing_source import RoutingDocument
 from serve_app.config.spec import NAME_PATTERN, ModelSpec
 from serve_app.errors import ConfigError, Fault, ModelLoadError
 from serve_app.models.base import Placement
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.placement import PoolPlacement
 from serve_app.models.snapshot import RegistrySnapshot, ResolvedModel, SnapshotDiff, diff
+from serve_app.routing.build import build_routing
+from serve_app.routing.table import RoutingTable
 
 __all__ = [
     "DynamicModelRegistry",
@@ -77,15 +80,22 @@ class DynamicModelRegistry:
         """The last snapshots, oldest first, the present one included."""
         return tuple(self._history)
 
-    def update(self, document: Document) -> RegistrySnapshot:
-        """Takes a document over.
+    def update(
+        self, document: Document, routing: RoutingDocument | None = None
+    ) -> RegistrySnapshot:
+        """Takes over what is declared.
+
+        Args:
+            document: The models.
+            routing: Which of them answers what; None where nothing says so: then the default
+                model answers what names none.
 
         Returns:
             The new snapshot; the present one, if nothing changed. Files are looked at again, so
             weights that were replaced under the same path are a change.
 
         Raises:
-            ConfigError: Every fault in the document, each with its key; nothing has changed.
+            ConfigError: Every fault in both documents, each with its key; nothing has changed.
         """
         faults = list(document.faults)
         notices: list[Fault] = []
@@ -97,15 +107,18 @@ class DynamicModelRegistry:
             found = self._model(document, name, raw, faults, notices)
             if found is not None:
                 resolved[name] = found
+        table = _routing(document, routing, faults)
         if faults:
-            raise ConfigError(tuple(faults))
-        default = DEFAULT_NAME if DEFAULT_NAME in resolved else next(iter(resolved))
+            # The documents may tell of the same variable.
+            raise ConfigError(tuple(dict.fromkeys(faults)))
         now = self.snapshot
         same = now is not None and list(now.models.items()) == list(resolved.items())
-        if now is not None and same:
+        if now is not None and same and _written(now.routing) == _written(table):
             return now
         version = now.version + 1 if now is not None else 1
-        snapshot = RegistrySnapshot(version, resolved, default, tuple(notices))
+        snapshot = RegistrySnapshot(version, resolved, _default(resolved), tuple(notices))
+        if table is not None:
+            snapshot = snapshot.routed_by(table)
         self._history = [*self._history, snapshot][-_LONGEST_HISTORY:]
         return snapshot
 
@@ -174,6 +187,31 @@ class DynamicModelRegistry:
         if precision == "auto":
             precision = "bf16" if device == "cuda" or pool.fast_bf16 else "fp32"
         return Placement(device, precision, pool.threads)
+
+
+def _default(models: Mapping[str, Any]) -> str:
+    return DEFAULT_NAME if DEFAULT_NAME in models else next(iter(models))
+
+
+def _routing(
+    document: Document, routing: RoutingDocument | None, faults: list[Fault]
+) -> RoutingTable | None:
+    """The routing, checked against the names of all models, also of those that are at fault."""
+    if routing is None:
+        return None
+    if not document.models:
+        faults.extend(routing.faults)
+        return None
+    try:
+        return build_routing(routing, tuple(document.models), _default(document.models))
+    except ConfigError as error:
+        faults.extend(error.faults)
+        return None
+
+
+def _written(table: RoutingTable | None) -> str | None:
+    # Not compared as values: which arm is the control is a matter of their order.
+    return None if table is None else f"{table.default} {table.spec.model_dump_json()}"
 
 
 def _validated(raw: Any) -> tuple[ModelSpec | None, list[LocatedMessage]]:

@@ -1,9 +1,9 @@
-"""Which models are declared, at one moment: immutable values that travel between processes."""
+"""Which models are declared and routed, at one moment: immutable, and travels between processes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +11,7 @@ from serve_app.config.faults import suggestion
 from serve_app.config.spec import ModelSpec
 from serve_app.errors import Fault, UnknownModelError
 from serve_app.models.base import Placement
+from serve_app.routing.table import RoutingTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +41,41 @@ class ResolvedModel:
 
 @dataclass(frozen=True)
 class RegistrySnapshot:
-    """The declared models. Cannot be changed; pickles.
+    """The declared models, and which of them answers what. Cannot be changed; pickles.
+
+    Everything that may change while the service runs hangs on this one object: who holds one
+    snapshot from a request's beginning to its end never sees half a change.
 
     Attributes:
         version: 1 for the first, one more for each change.
         models: By name, in order of declaration.
-        default: Name of the model that answers when a request names none.
+        default: Name of the model that answers when a request names none; where an experiment
+            does, its first arm that has a weight.
         notices: What is worth knowing and no fault, for example a checkpoint that is not on the
             machine of the control plane.
+        routing: Aliases and experiments; None where there are none.
     """
 
     version: int
     models: Mapping[str, ResolvedModel]
     default: str
     notices: tuple[Fault, ...] = field(default=(), compare=False)
+    routing: RoutingTable | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", MappingProxyType(dict(self.models)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy does not pickle.
-        return (type(self), (self.version, dict(self.models), self.default, self.notices))
+        fields = (self.version, dict(self.models), self.default, self.notices, self.routing)
+        return (type(self), fields)
+
+    def routed_by(self, routing: RoutingTable) -> RegistrySnapshot:
+        """The same models, with another routing and the default that it names."""
+        return replace(self, routing=routing, default=routing.routed()[0])
 
     def resolve(self, model: str | None = None) -> ResolvedModel:
-        """The model that a request means.
+        """The model of this name; aliases and experiments have no part in it.
 
         Args:
             model: `name`, `name@revision`, or None for the default.
@@ -97,10 +109,14 @@ class RegistrySnapshot:
         return self.resolve(model_id)
 
     def preloaded(self) -> tuple[ResolvedModel, ...]:
-        """What replicas of a model's pool load before they are ready; the default comes first."""
-        default = self.models[self.default]
-        others = (item for item in self.models.values() if item is not default)
-        return (default, *(item for item in others if item.spec.preload))
+        """What replicas of a model's pool load before they are ready; the default comes first.
+
+        These are the models that routing names, and those whose spec says so.
+        """
+        routed = () if self.routing is None else self.routing.routed()
+        wanted = (name for name, item in self.models.items() if item.spec.preload)
+        names = dict.fromkeys((self.default, *routed, *wanted))
+        return tuple(self.models[name] for name in names)
 
     def for_pool(self, pool: str) -> tuple[ResolvedModel, ...]:
         """The models that a pool holds, in order of declaration."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from serve_app.config.routing_spec import ExperimentSpec
+from serve_app.engine.experiment_counts import ExperimentCounts
 from serve_app.models.base import ModelInfo
 from serve_app.models.registry import RegistrySnapshot, ResolvedModel
 from serve_app.types import (
     EmbedResponse,
     EmbedResult,
+    ExperimentArm,
     ItemFault,
     ItemWarning,
     PairResult,
@@ -24,10 +28,15 @@ def score_answer(response: ScoreResponse) -> dict[str, Any]:
     return {
         "id": response.id,
         "model": response.model,
-        "experiment": response.experiment,
+        "experiment": experiment_arm_answer(response.experiment),
         "results": [result_answer(result) for result in response.results],
         "timing_ms": dict(response.timing_ms),
     }
+
+
+def experiment_arm_answer(chosen: ExperimentArm | None) -> dict[str, str] | None:
+    """`ExperimentArmAnswer`, or null where no experiment chose the model."""
+    return None if chosen is None else {"name": chosen.name, "arm": chosen.arm}
 
 
 def result_answer(result: PairResult) -> dict[str, Any]:
@@ -52,6 +61,7 @@ def embeddings_answer(response: EmbedResponse, encoding_format: str) -> dict[str
         "object": "list",
         "id": response.id,
         "model": response.model,
+        "experiment": experiment_arm_answer(response.experiment),
         "data": [_embedding(result, encoding_format) for result in response.results],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "timing_ms": dict(response.timing_ms),
@@ -116,6 +126,44 @@ def model_answer(
             "details": dict(info.details),
         }
     return answer
+
+
+def experiment_answer(
+    name: str, spec: ExperimentSpec, counts: ExperimentCounts, replicas: int
+) -> dict[str, Any]:
+    """`ExperimentAnswer`.
+
+    Args:
+        name: The experiment.
+        spec: As declared.
+        counts: Of all ingress replicas.
+        replicas: How many those are.
+    """
+    arms = {}
+    for arm, weight in spec.arms.items():
+        arm_counts = counts.arm(name, arm)
+        arms[arm] = {
+            "weight": weight,
+            "count": arm_counts.count,
+            "errors": arm_counts.errors,
+            "p50_ms": _rounded(arm_counts.latency.quantile(0.5)),
+            "p95_ms": _rounded(arm_counts.latency.quantile(0.95)),
+        }
+    shadows = {model: asdict(counts.shadow(name, model)) for model in spec.shadow}
+    return {
+        "name": name,
+        "object": "experiment",
+        "state": "running",
+        "control": spec.control,
+        "sticky_by": spec.sticky_by,
+        "arms": arms,
+        "shadow": shadows,
+        "replicas": replicas,
+    }
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 3)
 
 
 def _warning(warning: ItemWarning) -> dict[str, Any]:

@@ -17,7 +17,12 @@ from starlette.exceptions import HTTPException
 from serve_app.config.args import Limits
 from serve_app.errors import NotReadyError, OverloadedError, ServeAppError, UnexpectedError
 from serve_app.serving import schemas
-from serve_app.serving.answers import embeddings_answer, result_answer, score_answer
+from serve_app.serving.answers import (
+    embeddings_answer,
+    experiment_arm_answer,
+    result_answer,
+    score_answer,
+)
 from serve_app.serving.bodies import embed_request, score_request
 from serve_app.serving.problem import MEDIA_TYPE, problem, problem_from_error
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
@@ -49,6 +54,12 @@ class ScoringService(Protocol):
 
     def model(self, name: str) -> dict[str, Any]:
         """`ModelAnswer`; raises `UnknownModelError`."""
+
+    async def experiments(self) -> dict[str, Any]:
+        """`ExperimentsAnswer`."""
+
+    async def experiment(self, name: str) -> dict[str, Any]:
+        """`ExperimentAnswer`; raises `UnknownExperimentError`."""
 
 
 def create_api(
@@ -197,7 +208,7 @@ def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
                 extra={
                     name: value
                     for name, value in embeddings_answer(response, encoding_format).items()
-                    if name in ("model", "data", "timing_ms")
+                    if name in ("model", "experiment", "data", "timing_ms")
                 },
             )
         return _json(embeddings_answer(response, encoding_format))
@@ -214,6 +225,7 @@ def _all_failed(response: ScoreResponse) -> Response:
         request_id=response.id,
         extra={
             "model": response.model,
+            "experiment": experiment_arm_answer(response.experiment),
             "results": [result_answer(result) for result in response.results],
             "timing_ms": dict(response.timing_ms),
         },
@@ -233,6 +245,23 @@ def _add_inventory(api: FastAPI, service: ScoringService) -> None:
     )
     async def model(name: str) -> Response:
         return _json(service.model(name))
+
+    @api.get(
+        "/v1/experiments",
+        summary="Declared experiments, and how they go",
+        response_model=schemas.ExperimentsAnswer,
+    )
+    async def experiments() -> Response:
+        return _json(await service.experiments())
+
+    @api.get(
+        "/v1/experiments/{name}",
+        summary="One experiment",
+        response_model=schemas.ExperimentAnswer,
+        responses=_problems(404),
+    )
+    async def experiment(name: str) -> Response:
+        return _json(await service.experiment(name))
 
     @api.get("/healthz", summary="Alive", response_model=schemas.StateAnswer)
     async def healthz() -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -112,7 +113,7 @@ async def score_request(
     kind = media_type(request)
     if kind == "multipart/form-data":
         images, fields = await parse_multipart(request, body, limits)
-        return _from_form(images, fields, request_id)
+        return replace(_from_form(images, fields, request_id), headers=_headers(request))
     if kind not in ("application/json", ""):
         raise UnsupportedMediaTypeError(
             f"Content-Type is {kind!r}; send application/json or multipart/form-data."
@@ -124,7 +125,7 @@ async def score_request(
             return _from_score_body(parsed, limits, request_id)
         return _from_rank_body(parsed, limits, request_id)
 
-    return await _off_loop(build, len(body))
+    return replace(await _off_loop(build, len(body)), headers=_headers(request))
 
 
 async def embed_request(
@@ -146,10 +147,22 @@ async def embed_request(
             else parse_image_string(item.image, limits.max_image_bytes)
             for item in items
         )
-        embed = EmbedRequest(inputs, parsed.model, parsed.on_truncate, request_id)
+        embed = EmbedRequest(
+            inputs,
+            parsed.model,
+            parsed.on_truncate,
+            request_id,
+            parsed.routing_key,
+            _headers(request),
+        )
         return embed, parsed.encoding_format
 
     return await _off_loop(build, len(body))
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """By lower-case name; of a repeated one the first."""
+    return dict(request.headers)
 
 
 ResultT = TypeVar("ResultT")

@@ -33,7 +33,8 @@ class LocalService(PipelineService):
         self._executor = executor
 
     async def close(self) -> None:
-        """Unloads all models."""
+        """Gives up shadows, and unloads all models."""
+        self._shadows.close()
         self._pipeline.close()
         await self._executor.close()
 

@@ -48,12 +48,12 @@ class RayExecutor:
 
     async def score(self, work: ScoreWork) -> ScoreOutcome:
         """See `Executor.score`."""
-        outcome: ScoreOutcome = await self._call(work.model_id, "score", work)
+        outcome: ScoreOutcome = await self._call(work.model_id, "score", work, work.shadow)
         return outcome
 
     async def embed(self, work: EmbedWork) -> EmbedOutcome:
         """See `Executor.embed`."""
-        outcome: EmbedOutcome = await self._call(work.model_id, "embed", work)
+        outcome: EmbedOutcome = await self._call(work.model_id, "embed", work, work.shadow)
         return outcome
 
     def _handle(self, model_id: str, method: str) -> DeploymentHandle[Any]:
@@ -64,12 +64,14 @@ class RayExecutor:
             self._configured[model_id, method] = handle
         return handle
 
-    async def _call(self, model_id: str, method: str, argument: Any) -> Any:
+    async def _call(self, model_id: str, method: str, argument: Any, shadow: bool = False) -> Any:
         handle = self._handle(model_id, method)
         try:
             try:
                 return await _answer(handle, argument)
             except _LOST_REPLICA as lost:
+                if shadow:
+                    raise
                 # Scoring changes nothing, so it is safe to do again; once, on another replica.
                 logger.warning(
                     "replica lost (%s); trying %s once more", type(lost).__name__, method
@@ -79,7 +81,8 @@ class RayExecutor:
             cause = error.cause
             if isinstance(cause, ServeAppError):
                 raise cause from None
-            logger.exception("%s failed in a replica", method)
+            if not shadow:  # whoever sent it counts its failures
+                logger.exception("%s failed in a replica", method)
             raise UnexpectedError(
                 f"A replica failed in an unexpected way ({type(cause).__name__}); see the log."
             ) from error

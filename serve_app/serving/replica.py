@@ -26,7 +26,7 @@ class PoolReplica:
 
     Args:
         pool: Name of the pool.
-        snapshot: The models, frozen when the application was built.
+        snapshot: The models and their routing, frozen when the application was built.
         memory_bytes: Byte budget for loaded models; None: no budget.
         max_waiting: Most images and texts that wait for one model.
         log_level: Level of the application's log.

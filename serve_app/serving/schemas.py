@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 RequestId = Annotated[str, StringConstraints(max_length=128)]
+RoutingKey = Annotated[str, StringConstraints(max_length=512)]
 
 
 class Body(BaseModel):
@@ -26,9 +27,11 @@ class PairBody(Body):
 class Options(Body):
     """What `/v1/score` and `/v1/rank` both take."""
 
-    model: Name | None = Field(default=None, description="Name, or name@revision.")
+    model: Name | None = Field(
+        default=None, description="Name of a model, alias or experiment, or name@revision."
+    )
     metrics: list[Name] | None = Field(default=None, min_length=1, max_length=32)
-    routing_key: Annotated[str, StringConstraints(max_length=512)] | None = None
+    routing_key: RoutingKey | None = None
     on_truncate: Literal["warn", "error"] = "warn"
 
 
@@ -77,6 +80,7 @@ class EmbeddingsBody(Body):
 
     input: str | ImageInput | Annotated[list[str | ImageInput], Field(min_length=1)]
     model: Name | None = None
+    routing_key: RoutingKey | None = None
     encoding_format: Literal["float", "base64"] = "float"
     on_truncate: Literal["warn", "error"] = "warn"
     user: str | None = None
@@ -116,12 +120,19 @@ class ResultAnswer(Answer):
     rank: int | None = Field(default=None, description="1 is best; only in answers of /v1/rank.")
 
 
+class ExperimentArmAnswer(Answer):
+    """The experiment that chose the model, and the arm that it chose."""
+
+    name: str
+    arm: str
+
+
 class ScoreAnswer(Answer):
     """Answer of `/v1/score` and `/v1/rank`."""
 
     id: str
     model: str = Field(description="name@revision that answered.")
-    experiment: str | None = None
+    experiment: ExperimentArmAnswer | None = None
     results: list[ResultAnswer]
     timing_ms: dict[str, float]
 
@@ -150,6 +161,7 @@ class EmbeddingsAnswer(Answer):
     object: Literal["list"] = "list"
     id: str
     model: str
+    experiment: ExperimentArmAnswer | None = None
     data: list[EmbeddingAnswer]
     usage: UsageAnswer
     timing_ms: dict[str, float]
@@ -199,6 +211,44 @@ class ModelsAnswer(Answer):
     data: list[ModelAnswer]
 
 
+class ArmAnswer(Answer):
+    """What has become of the requests of one arm; the times are null until one was answered."""
+
+    weight: float = Field(description="Percent of the requests.")
+    count: int
+    errors: int = Field(description="Requests that the service failed.")
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+class ShadowAnswer(Answer):
+    """What has become of the requests that a shadow should score too."""
+
+    sent: int = Field(description="Scored by the shadow.")
+    dropped: int = Field(description="Left out, because there was other work.")
+    failed: int
+
+
+class ExperimentAnswer(Answer):
+    """An experiment, with the counts of all ingress replicas since each of them started."""
+
+    name: str
+    object: Literal["experiment"] = "experiment"
+    state: Literal["running"] = "running"
+    control: str = Field(description="The arm that the others are compared with.")
+    sticky_by: str
+    arms: dict[str, ArmAnswer]
+    shadow: dict[str, ShadowAnswer]
+    replicas: int = Field(description="Ingress replicas whose counts are in it.")
+
+
+class ExperimentsAnswer(Answer):
+    """Answer of `GET /v1/experiments`."""
+
+    object: Literal["list"] = "list"
+    data: list[ExperimentAnswer]
+
+
 class StateAnswer(Answer):
     """Answer of `/healthz` and `/readyz`."""
 
@@ -206,7 +256,7 @@ class StateAnswer(Answer):
 
 
 class ProblemAnswer(Answer):
-    """An error of a request, RFC 9457; the last four only where every item failed."""
+    """An error of a request, RFC 9457; the last five only where every item failed."""
 
     type: str
     title: str
@@ -215,6 +265,7 @@ class ProblemAnswer(Answer):
     code: str
     request_id: str
     model: str | None = None
+    experiment: ExperimentArmAnswer | None = None
     results: list[ResultAnswer] | None = None
     data: list[EmbeddingAnswer] | None = None
     timing_ms: dict[str, float] | None = None

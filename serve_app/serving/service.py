@@ -1,4 +1,7 @@
-"""What the HTTP routes and handle calls enter: pipeline, inventory and readiness; knows no Ray."""
+"""What the HTTP routes and handle calls enter; knows no Ray.
+
+Pipeline, inventory, readiness, and what has become of the requests of experiments.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,49 @@ import contextlib
 import contextvars
 import io
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from serve_app.config.args import Limits
+from serve_app.config.faults import suggestion
+from serve_app.engine.answered import Answered
+from serve_app.engine.experiment_counts import ExperimentCounts, ShadowOutcome, summed
 from serve_app.engine.pipeline import ScoringPipeline
+from serve_app.engine.routes import experiments_of
+from serve_app.engine.shadows import ShadowRunner
 from serve_app.engine.work import Executor
-from serve_app.errors import DeadlineExceededError, OverloadedError, ServeAppError
+from serve_app.errors import (
+    DeadlineExceededError,
+    OverloadedError,
+    ServeAppError,
+    UnknownExperimentError,
+)
 from serve_app.models.registry import RegistrySnapshot
-from serve_app.serving.answers import model_answer
+from serve_app.serving.answers import experiment_answer, model_answer
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
 
 _READY_FOR_S = 5.0
 _READY_WITHIN_S = 30.0
 
 
+class Metrics(Protocol):
+    """Where requests are counted besides in the reports of experiments."""
+
+    def answered(self, answered: Answered) -> None:
+        """Counts a request that is over."""
+
+    def shadow(self, experiment: str, model: str, outcome: ShadowOutcome) -> None:
+        """Counts what has become of a request on a shadow."""
+
+
 class PipelineService:
     """A `ScoringService` (see `serving.api`) over any executor.
 
     Args:
-        snapshot: The declared models.
+        snapshot: The declared models and their routing.
         executor: Runs them.
         limits: Bounds on what one request may ask.
         decode_threads: Threads that decode images.
+        metrics: Where else requests are counted.
     """
 
     def __init__(
@@ -37,10 +61,20 @@ class PipelineService:
         executor: Executor,
         limits: Limits | None = None,
         decode_threads: int = 2,
+        metrics: Metrics | None = None,
     ) -> None:
         self._snapshot = snapshot
+        self._metrics = metrics
+        self._counts = ExperimentCounts()
         self._pipeline = ScoringPipeline(
-            snapshot, executor, limits or Limits(), decode_threads=decode_threads
+            snapshot,
+            executor,
+            limits or Limits(),
+            decode_threads=decode_threads,
+            on_answered=self._answered,
+        )
+        self._shadows = ShadowRunner(
+            self._pipeline.shadow, self._shadowed, lambda: self._pipeline.in_flight
         )
         self._ready_at = float("-inf")
         self._ready_check: asyncio.Task[None] | None = None
@@ -70,6 +104,43 @@ class PipelineService:
         model = self._snapshot.resolve(name)
         return model_answer(model, self._snapshot, self._pipeline.known_info(model.id))
 
+    async def experiments(self) -> dict[str, Any]:
+        """The declared experiments, as `ExperimentsAnswer`."""
+        specs = experiments_of(self._snapshot)
+        counts = await self._everyones_counts() if specs else []
+        total = summed(counts)
+        data = [experiment_answer(name, spec, total, len(counts)) for name, spec in specs.items()]
+        return {"object": "list", "data": data}
+
+    async def experiment(self, name: str) -> dict[str, Any]:
+        """One declared experiment, as `ExperimentAnswer`; raises `UnknownExperimentError`."""
+        specs = experiments_of(self._snapshot)
+        if name not in specs:
+            near = suggestion(name, specs) or "."
+            known = f"Declared are: {', '.join(specs)}." if specs else "None is declared."
+            raise UnknownExperimentError(f"There is no experiment {name!r}{near} {known}")
+        counts = await self._everyones_counts()
+        return experiment_answer(name, specs[name], summed(counts), len(counts))
+
+    async def experiment_counts(self) -> ExperimentCounts:
+        """What this process has counted; a copy."""
+        return summed([self._counts])
+
+    async def _everyones_counts(self) -> list[ExperimentCounts]:
+        """The counts of every process that answers requests of this service."""
+        return [await self.experiment_counts()]
+
+    def _answered(self, answered: Answered) -> None:
+        self._counts.note(answered)
+        if self._metrics is not None:
+            self._metrics.answered(answered)
+        self._shadows.offer(answered)
+
+    def _shadowed(self, experiment: str, model: str, outcome: ShadowOutcome) -> None:
+        self._counts.note_shadow(experiment, model, outcome)
+        if self._metrics is not None:
+            self._metrics.shadow(experiment, model, outcome)
+
     async def ready(self) -> None:
         """Returns when an inference passed within the last seconds; else runs one.
 
@@ -95,7 +166,13 @@ class PipelineService:
             ) from None
 
     async def _infer(self) -> None:
-        request = ScoreRequest((_probe_image(),), ("a grey square",), request_id="readyz")
+        # The model is named: a probe is nobody's request, and no experiment counts it.
+        request = ScoreRequest(
+            (_probe_image(),),
+            ("a grey square",),
+            model=self._snapshot.default,
+            request_id="readyz",
+        )
         fault = (await self.score(request)).results[0].error
         if fault is not None:
             raise ServeAppError(fault.detail)

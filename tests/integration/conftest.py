@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from serve_app.config.args import AppArgs
+from serve_app.config.declaration import read_declaration
 from serve_app.config.ray_environment import free_ports, set_ray_environment
-from serve_app.config.sources import declared_models
 from serve_app.launcher import run_folder
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.placement import pool_placement
@@ -61,7 +61,9 @@ def deploy(serve_address: str) -> Iterator[Deploy]:
     clients: list[httpx.Client] = []
 
     def deploy_one(
-        args: Mapping[str, Any] | None = None, models: Mapping[str, Any] | None = None
+        args: Mapping[str, Any] | None = None,
+        models: Mapping[str, Any] | None = None,
+        routing: Mapping[str, Any] | None = None,
     ) -> Running:
         name = next(_names)
         app_args = AppArgs.model_validate(dict(args or {"pools": [{"gpus": 0}]}))
@@ -69,8 +71,11 @@ def deploy(serve_address: str) -> Iterator[Deploy]:
         environment = {}
         if models is not None:
             environment["SIMILARITY_MODELS"] = yaml.safe_dump(dict(models), sort_keys=False)
+        if routing is not None:
+            environment["SIMILARITY_ROUTING"] = yaml.safe_dump(dict(routing), sort_keys=False)
         registry = DynamicModelRegistry(placements, SimilarityModelFactory())
-        snapshot = registry.update(declared_models(environment))
+        declared = read_declaration(environment)
+        snapshot = registry.update(declared.models, declared.routing)
         names.append(name)
         serve.run(
             build_application(app_args, snapshot, placements),

@@ -99,7 +99,7 @@ def true_and_swapped(url: str) -> tuple[float, float]:
         data={"text": [TRUE, SWAPPED]},
     )
     true, swapped = (result["score"] for result in answer.json()["results"])
-    return true, other
+    return true, swapped
 
 
 def gone(processes: list[psutil.Process], seconds: float = 20) -> list[psutil.Process]:

@@ -24,6 +24,11 @@ MODELS = {
         "options": {"fail_load": "the disk is on fire"},
     },
 }
+ROUTING = """
+default: cheap
+aliases: {cheap: other}
+experiments: {trial: {arms: {fake: 90, other: 10}, sticky_by: "header:X-User", shadow: [other]}}
+"""
 SERVE_CONFIG = """
 applications:
   - name: serve_app
@@ -266,6 +271,77 @@ def test_every_fault_of_a_file_is_named(tmp_path: Path, content: str, keys: list
     assert result.exit_code == 2
     assert result.stdout == ""
     assert all(f"  {key}: " in result.stderr for key in keys)
+
+
+def test_routing_is_checked_with_the_models_and_shown(tmp_path: Path) -> None:
+    models, routing = tmp_path / "models.yaml", tmp_path / "routing.yaml"
+    models.write_text(json.dumps(MODELS))
+    routing.write_text(ROUTING)
+    result = run("check-config", models, "--routing", routing)
+    assert result.exit_code == 0, result.output
+    found = rows(result.stdout)
+    assert found["trial"] == ["fake", "90", "%,", "other", "10", "%", "header:X-User", "other"]
+    assert found["alias"] == ["cheap:", "other"]
+    assert "what names no model goes to: cheap" in result.stdout
+    assert "default: other" in result.stdout
+    document = run_json("check-config", models, "--routing", routing)
+    assert document["routing"]["experiments"]["trial"]["arms"] == {"fake": 90, "other": 10}
+    assert [m["name"] for m in document["models"] if m["default"]] == ["other"]
+    assert run_json("check-config", models)["routing"] is None
+    models.write_text(json.dumps({**MODELS, "worse": {"backend": 3}}))
+    routing.write_text(ROUTING.replace("90", "80").replace("cheap: other", "cheap: otter"))
+    faults = run_json("check-config", models, "--routing", routing, code=2)["faults"]
+    assert [fault["key"] for fault in faults] == [
+        "models.yaml:worse.backend",
+        "routing.yaml:aliases.cheap",
+        "routing.yaml:experiments.trial.arms",
+    ]
+
+
+def test_routing_of_a_serve_config_is_checked(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+
+    def check(code: int = 0, **variables: str) -> Any:
+        environment = json.dumps({"env_vars": variables})
+        file.write_text(f"{SERVE_CONFIG}    runtime_env: {environment}\n")
+        return run_json("check-config", file, code=code)
+
+    models = json.dumps({name: {**MODELS[name], "pool": "default"} for name in ("fake", "other")})
+    found = check(SIMILARITY_MODELS=models, SIMILARITY_ROUTING=ROUTING)
+    assert found["routing"]["default"] == "cheap"
+    wrong = ROUTING.replace("other: 10", "otter: 10")
+    (fault,) = check(2, SIMILARITY_MODELS=models, SIMILARITY_ROUTING=wrong)["faults"]
+    assert fault["key"] == "SIMILARITY_ROUTING.experiments.trial.arms.otter"
+    # Without models, names are the cluster's to know; the rest is checked all the same.
+    assert check(SIMILARITY_ROUTING=wrong)["models"] == []
+    result = run("check-config", file)
+    assert "is not known here" in result.stdout
+    wrong = ROUTING.replace("90", "80")
+    (fault,) = check(2, SIMILARITY_ROUTING=wrong)["faults"]
+    assert fault["key"] == "SIMILARITY_ROUTING.experiments.trial.arms"
+    (fault,) = check(2, SIMILARITY_ROUTING="")["faults"]
+    assert fault["key"] == "SIMILARITY_ROUTING"
+    refused = run("check-config", file, "--routing", file)
+    assert refused.exit_code == 2
+    assert "runtime_env" in refused.stderr
+
+
+def test_the_default_is_what_routing_says(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMILARITY_ROUTING", ROUTING)
+    assert [m["name"] for m in run_json("models")["data"] if m["default"]] == ["other"]
+    answer = run_json("score", images, "-t", "red")
+    assert (answer["model"].partition("@")[0], answer["experiment"]) == ("other", None)
+    answer = run_json("score", images, "-t", "red", "--model", "trial")
+    assert answer["experiment"]["name"] == "trial"
+    # A default that is the control of an experiment: here it answers by itself.
+    monkeypatch.setenv("SIMILARITY_ROUTING", "{experiments: {t: {arms: {fake: 0, other: 100}}}}")
+    answer = run_json("score", images, "-t", "red")
+    assert (answer["model"].partition("@")[0], answer["experiment"]) == ("fake", None)
+    monkeypatch.setenv("SIMILARITY_ROUTING", "{default: nobody}")
+    for command in (["score", images, "-t", "red"], ["models"], ["serve"]):
+        result = run(*command)
+        assert result.exit_code == 2
+        assert "SIMILARITY_ROUTING.default" in result.stderr
 
 
 def test_a_missing_file_to_check() -> None:

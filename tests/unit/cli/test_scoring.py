@@ -73,3 +73,10 @@ def test_a_file_that_went_away_is_an_error_of_its_items(tmp_path: Path) -> None:
 def test_nothing_to_read_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ServeAppError, match="None of the image files"):
         run([tmp_path / "absent.png"], 1, Limits())
+
+
+def test_the_model_that_answered_first_is_named_in_all_further_requests(tmp_path: Path) -> None:
+    _, echo, _ = run(files(tmp_path, 30), 3, Limits(max_pairs=10))
+    asked = [request.model for request in echo.requests]
+    assert len(asked) > 2
+    assert asked == [None, *["echo@1"] * (len(asked) - 1)]

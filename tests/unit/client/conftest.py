@@ -11,6 +11,7 @@ import uvicorn
 from serve_app.config.args import Limits
 from serve_app.config.document import Document
 from serve_app.config.faults import Origin
+from serve_app.config.routing_source import RoutingDocument
 from serve_app.engine.local import build_local_executor
 from serve_app.models.placement import PoolPlacement
 from serve_app.models.registry import DynamicModelRegistry
@@ -27,12 +28,17 @@ MODELS = {
 }
 
 
+ROUTING = {"experiments": {"trial": {"arms": {"broken": 0, "fake": 100}}}}
+"""Splits nothing that names no model: its control is not the default."""
+
+
 @pytest.fixture(scope="session")
 def service_url() -> Iterator[str]:
     """Address of a running service; its limits are small enough to reach."""
     limits = Limits(max_pairs=12, max_body_bytes=200_000)
     registry = DynamicModelRegistry({"default": PoolPlacement()})
-    snapshot = registry.update(Document(MODELS, Origin("test")))
+    routing = RoutingDocument(ROUTING, Origin("test"))
+    snapshot = registry.update(Document(MODELS, Origin("test")), routing)
     service = LocalService(snapshot, build_local_executor(snapshot), limits)
     config = uvicorn.Config(
         create_api(service, limits, 64), host="127.0.0.1", port=0, log_level="error", ws="none"

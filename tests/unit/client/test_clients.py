@@ -26,7 +26,7 @@ from serve_app.errors import (
     UnknownModelError,
     UnsupportedOperationError,
 )
-from serve_app.types import ScoreResponse
+from serve_app.types import ExperimentArm, ScoreResponse
 
 RED = np.full((16, 16, 3), (255, 0, 0), np.uint8)
 BLUE = np.full((16, 16, 3), (0, 0, 255), np.uint8)
@@ -108,6 +108,21 @@ def test_options_reach_the_service(ask: Ask) -> None:
     response = ask("score", [RED], TEXTS[:1], model="pairs")
     assert response.model.startswith("pairs@")
     assert set(response.results[0].scores) == {"match"}
+
+
+def test_an_experiment_that_chose_the_model_is_named(ask: Ask) -> None:
+    wanted = ExperimentArm("trial", "fake")
+    asked = {"model": "trial", "routing_key": "user-1"}
+    assert ask("score", [RED], TEXTS, **asked).experiment == wanted
+    assert ask("rank", image=RED, texts=TEXTS, **asked).experiment == wanted
+    assert ask("embed", TEXTS, **asked).experiment == wanted
+    failed = ask("score", [b"\xff\xd8\xff broken"], TEXTS, **asked)
+    assert (failed.results[0].error.code, failed.experiment) == ("image_undecodable", wanted)
+    failed = ask("embed", [b"\xff\xd8\xff broken"], **asked)
+    assert failed.experiment == wanted
+    for named in ("fake", None):
+        assert ask("score", [RED], TEXTS, model=named).experiment is None
+        assert ask("embed", TEXTS, model=named).experiment is None
 
 
 def test_truncation_is_a_warning_or_an_error(ask: Ask) -> None:

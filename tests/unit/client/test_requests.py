@@ -116,6 +116,9 @@ def test_embed_takes_texts_as_str_and_images_as_everything_else() -> None:
     request = embed_request(["a text", b"image"], model=None, on_truncate="error")
     assert request.inputs == ("a text", b"image")
     assert request.on_truncate == "error"
+    assert request.routing_key is None
+    keyed = embed_request(["a"], model=None, on_truncate="warn", routing_key="user-1")
+    assert keyed.routing_key == "user-1"
     with pytest.raises(InvalidRequestError):
         embed_request([], model=None, on_truncate="warn")
     with pytest.raises(TypeError, match="list"):

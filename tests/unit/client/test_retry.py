@@ -151,3 +151,24 @@ def test_headers_and_a_path_prefix_are_kept() -> None:
     assert path == "/a/v1/score"
     assert headers["x-token"] == "secret"
     assert headers["user-agent"].startswith("serve-app/")
+
+
+def test_the_routing_key_travels_with_every_kind_of_request() -> None:
+    with scripted_server(SCORED) as server, SimilarityClient.from_url(server.url) as client:
+        client.score([b"a"], ["x"], routing_key="user-1")
+        client.score(pairs=[(b"a", "x")], routing_key="user-1")
+        with pytest.raises(UnexpectedError):  # the script answers with scores
+            client.embed(["x"], routing_key="user-1")
+    assert [path for path, _, _ in server.requests] == ["/v1/score", "/v1/score", "/v1/embeddings"]
+    assert all(b"routing_key" in body and b"user-1" in body for _, _, body in server.requests)
+
+
+@pytest.mark.parametrize("experiment", ["a name", {"name": "x"}, 3])
+def test_an_experiment_of_another_shape_is_another_service(experiment: object) -> None:
+    answer = Say(200, {**SCORED.body, "experiment": experiment})
+    with (
+        scripted_server(answer) as server,
+        SimilarityClient.from_url(server.url) as client,
+        pytest.raises(UnexpectedError, match="serve_app"),
+    ):
+        client.score([b"a"], ["x"])

@@ -11,12 +11,16 @@ import pytest
 from PIL import Image
 
 from serve_app.config.args import Limits
+from serve_app.config.faults import Origin
+from serve_app.config.routing_source import RoutingDocument
+from serve_app.engine.answered import Answered
 from serve_app.engine.loading import LoadedModel, model_loader
 from serve_app.engine.local import LocalExecutor, build_local_executor
 from serve_app.engine.pipeline import ScoringPipeline
 from serve_app.models.base import Placement
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.registry import RegistrySnapshot, ResolvedModel
+from serve_app.routing.build import build_routing
 from serve_app.testing import FakeModel, fake_spec
 
 
@@ -24,8 +28,14 @@ def resolved(name: str = "fake", backend: str = "FakeDualEncoder", **changes: An
     return ResolvedModel(name, "00000001", fake_spec(backend, **changes), Placement())
 
 
-def snapshot_of(*models: ResolvedModel) -> RegistrySnapshot:
-    return RegistrySnapshot(1, {model.name: model for model in models}, models[0].name)
+def snapshot_of(
+    *models: ResolvedModel, routing: Mapping[str, Any] | None = None
+) -> RegistrySnapshot:
+    snapshot = RegistrySnapshot(1, {model.name: model for model in models}, models[0].name)
+    if routing is None:
+        return snapshot
+    document = RoutingDocument(routing, Origin("test"))
+    return snapshot.routed_by(build_routing(document, snapshot.models, snapshot.default))
 
 
 def png(color: str | tuple[int, int, int], size: tuple[int, int] = (8, 8)) -> bytes:
@@ -60,13 +70,24 @@ class RecordingLoader:
 
 
 class Engine:
-    """A pipeline over an in-process executor over fakes."""
+    """A pipeline over an in-process executor over fakes, and what it has told."""
 
-    def __init__(self, limits: Limits, models: tuple[ResolvedModel, ...], **options: Any) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        models: tuple[ResolvedModel, ...],
+        routing: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         self.load = RecordingLoader()
-        snapshot = snapshot_of(*models)
-        self.executor: LocalExecutor = build_local_executor(snapshot, load=self.load, **options)
-        self.pipeline = ScoringPipeline(snapshot, self.executor, limits, decode_threads=2)
+        self.answered: list[Answered] = []
+        self.snapshot = snapshot_of(*models, routing=routing)
+        self.executor: LocalExecutor = build_local_executor(
+            self.snapshot, load=self.load, **options
+        )
+        self.pipeline = ScoringPipeline(
+            self.snapshot, self.executor, limits, 2, self.answered.append
+        )
 
     def fake(self, name: str = "fake") -> FakeModel:
         return self.load[name]
@@ -81,7 +102,7 @@ Builder = Callable[..., Engine]
 
 @pytest.fixture
 async def engine() -> AsyncIterator[Builder]:
-    """Builds engines: `engine(model, ..., limits={...}, options...)`."""
+    """Builds engines: `engine(model, ..., limits={...}, routing={...}, options...)`."""
     built: list[Engine] = []
 
     def build(

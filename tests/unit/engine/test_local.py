@@ -17,7 +17,7 @@ FAKE = "fake@00000001"
 def work(count: int, texts: tuple[str, ...], model_id: str = FAKE, **changes) -> ScoreWork:
     pairs = tuple((image, text) for image in range(count) for text in range(len(texts)))
     metrics = changes.pop("metrics", ("cosine",))
-    return ScoreWork(model_id, tuple(noise(3, count)), texts, pairs, metrics)
+    return ScoreWork(model_id, tuple(noise(3, count)), texts, pairs, metrics, **changes)
 
 
 async def test_scores_equal_the_models_own(engine: Builder):
@@ -145,3 +145,30 @@ async def test_a_pair_scorer_tells_tokens_and_faults_per_pair(engine: Builder):
     kinds = [isinstance(each, ItemFault) for each in outcome.scores]
     assert kinds == [False, True, False, True]
     assert outcome.tokens[0] == 4
+
+
+async def test_a_shadows_work_is_refused_while_anything_waits_for_the_device(engine: Builder):
+    made = engine(resolved("busy"), resolved("other"))
+    for model in ("busy", "other"):
+        await made.executor.describe(f"{model}@00000001")
+    shadow = work(1, ("x",), "other@00000001", shadow=True)
+    embed = EmbedWork("other@00000001", (), ("x",), shadow=True)
+    assert len((await made.executor.score(shadow)).scores) == 1
+    assert len((await made.executor.embed(embed)).texts) == 1
+    fake = made.fake("busy")
+    fake.gate.clear()
+    # The first takes the device, the second waits for it.
+    asked = [asyncio.create_task(made.executor.score(work(1, ("x",), "busy@00000001")))]
+    await asyncio.to_thread(fake.entered.wait)
+    asked.append(asyncio.create_task(made.executor.score(work(1, ("y",), "busy@00000001"))))
+    _, batcher = made.executor._batchers["busy@00000001"]
+    while not batcher.waiting:
+        await asyncio.sleep(0)
+    batches = len(made.fake("other").text_batches)
+    for call in (made.executor.score(shadow), made.executor.embed(embed)):
+        with pytest.raises(OverloadedError, match="shadows"):
+            await call
+    fake.gate.set()
+    await asyncio.gather(*asked)
+    assert len(made.fake("other").text_batches) == batches
+    assert len((await made.executor.score(shadow)).scores) == 1

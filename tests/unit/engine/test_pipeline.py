@@ -288,3 +288,106 @@ async def test_statistics_tell_what_was_run(engine: Builder):
     statistics = made.executor.statistics()
     assert statistics["models"] == ["fake@00000001"]
     assert statistics["batches"]["fake@00000001"]["items"] == {"image": 2, "text": 1}
+
+
+HALVES = {"experiments": {"test": {"arms": {"fake": 50, "other": 50}, "shadow": ["other"]}}}
+
+
+def halves(engine: Builder, **options):
+    models = (resolved(), resolved("other", options={"size": 4}), resolved("third"))
+    return engine(*models, routing=HALVES, **options)
+
+
+async def test_an_experiment_chooses_the_model_and_the_answer_says_so(engine: Builder):
+    made = halves(engine)
+    arms = set()
+    for number in range(20):
+        key = f"user {number}"
+        scored = await made.pipeline.score(ScoreRequest((RED,), ("red",), routing_key=key))
+        embedded = await made.pipeline.embed(EmbedRequest(("red",), routing_key=key))
+        ranked = await made.pipeline.rank(ScoreRequest((RED,), ("red", "b"), routing_key=key))
+        for response in (scored, embedded, ranked):
+            assert response.experiment is not None
+            assert response.experiment == scored.experiment
+            assert response.model == f"{response.experiment.arm}@00000001"
+        arms.add(scored.experiment.arm)
+    assert arms == {"fake", "other"}
+
+
+async def test_a_named_model_answers_without_the_experiment(engine: Builder):
+    made = halves(engine)
+    for model in ("fake", "other@00000001", "third"):
+        response = await made.pipeline.score(ScoreRequest((RED,), ("red",), model=model))
+        assert response.model.partition("@")[0] == model.partition("@")[0]
+        assert response.experiment is None
+    assert [each.routed.route.shadows for each in made.answered] == [(), (), ()]
+
+
+async def test_it_is_told_how_each_request_ended(engine: Builder):
+    made = halves(engine)
+    await made.pipeline.score(ScoreRequest((RED,), ("red",), model="test", request_id="mine"))
+    with pytest.raises(UnknownMetricError):
+        await made.pipeline.score(ScoreRequest((RED,), ("red",), metrics=("beauty",)))
+    with pytest.raises(UnknownModelError):
+        await made.pipeline.score(ScoreRequest((RED,), ("red",), model="nobody"))
+    first, second = made.answered  # what reached no model is told of nowhere
+    assert (first.outcome.code, first.request.request_id) == ("ok", "mine")
+    assert (second.outcome.code, second.outcome.failed) == ("unknown_metric", False)
+    assert len(second.request.request_id or "") == 32
+    assert first.seconds > 0
+    assert made.pipeline.in_flight == 0
+
+
+async def test_a_failed_answer_and_a_passed_deadline_are_told_as_the_services_fault(
+    engine: Builder,
+):
+    made = engine(resolved(options={"fail_text": "poison"}), limits={"request_timeout_s": 1})
+    await made.pipeline.score(ScoreRequest((RED,), ("poison",)))
+    made.fake().gate.clear()
+    with pytest.raises(DeadlineExceededError):
+        await made.pipeline.score(ScoreRequest((RED,), ("red",)))
+    codes = [(each.outcome.code, each.outcome.failed) for each in made.answered]
+    assert codes == [("model_failed", True), ("deadline_exceeded", True)]
+
+
+async def test_a_request_that_its_caller_gave_up_is_told_of_nowhere(engine: Builder):
+    made = engine()
+    await made.pipeline.score(ScoreRequest((RED,), ("red",)))
+    made.fake().entered.clear()
+    made.fake().gate.clear()
+    task = asyncio.create_task(made.pipeline.score(ScoreRequest((RED,), ("blue",))))
+    await asyncio.to_thread(made.fake().entered.wait)
+    assert made.pipeline.in_flight == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (len(made.answered), made.pipeline.in_flight) == (1, 0)
+
+
+async def test_a_shadow_scores_the_same_inputs_on_another_model_and_is_told_of_nowhere(
+    engine: Builder,
+):
+    made = halves(engine)
+    request = ScoreRequest((RED, BROKEN), ("red",), model="fake", metrics=("logit",))
+    await made.pipeline.score(request)
+    await made.pipeline.embed(EmbedRequest(("red",), model="fake"))
+    scored, embedded = made.answered.copy()
+    other = made.snapshot.resolve("other")
+    shadow = await made.pipeline.shadow(scored, other)
+    plain = await made.pipeline.score(ScoreRequest((RED, BROKEN), ("red",), model="other"))
+    assert shadow.model == other.id
+    assert shadow.experiment is None
+    assert [r.score for r in shadow.results] == [r.score for r in plain.results]
+    assert set(shadow.results[0].scores) == {"cosine"}, "asks for nothing but the primary metric"
+    shadow = await made.pipeline.shadow(embedded, other)
+    assert shadow.model == other.id
+    assert len(made.answered) == 3
+
+
+async def test_an_update_changes_the_routing_of_later_requests(engine: Builder):
+    made = halves(engine)
+    routing = {"default": "third"}
+    models = [made.snapshot.resolve(name) for name in ("fake", "other", "third")]
+    made.pipeline.update(snapshot_of(*models, routing=routing))
+    response = await made.pipeline.score(ScoreRequest((RED,), ("red",)))
+    assert (response.model, response.experiment) == ("third@00000001", None)

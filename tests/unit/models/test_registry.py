@@ -9,8 +9,9 @@ import pytest
 from serve_app.config.defaults import default_document
 from serve_app.config.document import Document
 from serve_app.config.faults import Origin
+from serve_app.config.routing_source import RoutingDocument
 from serve_app.config.sources import EnvironmentSource
-from serve_app.errors import ConfigError, UnknownModelError
+from serve_app.errors import ConfigError, Fault, UnknownModelError
 from serve_app.models.placement import PoolPlacement
 from serve_app.models.registry import DynamicModelRegistry, ResolvedModel, diff
 
@@ -349,3 +350,85 @@ def test_the_default_document_is_valid() -> None:
     assert snapshot.default == "demo"
     assert [model.name for model in snapshot.preloaded()] == ["demo", "demo-lite"]
     assert snapshot.notices == ()
+
+
+HALVES = {"experiments": {"test": {"arms": {"fast": 50, "slow": 50}, "shadow": ["shade"]}}}
+FOUR = {name: {**RANDOM, "seed": n} for n, name in enumerate(("first", "fast", "slow", "shade"))}
+
+
+def routing(**raw: Any) -> RoutingDocument:
+    return RoutingDocument(raw, Origin("SIMILARITY_ROUTING"))
+
+
+def test_the_default_is_what_routing_says() -> None:
+    for raw, wanted in (
+        ({}, "first"),
+        ({"default": "slow"}, "slow"),
+        ({"default": "a", "aliases": {"a": "shade"}}, "shade"),
+        ({"default": "test", **HALVES}, "fast"),
+    ):
+        snapshot = registry().update(document(**FOUR), routing(**raw))
+        assert snapshot.default == wanted
+        assert snapshot.resolve().name == wanted
+        assert snapshot.preloaded()[0].name == wanted
+    arms = {"experiments": {"test": {"arms": {"fast": 0, "slow": 100}}}, "default": "test"}
+    assert registry().update(document(**FOUR), routing(**arms)).default == "slow"
+
+
+def test_what_is_routed_is_preloaded() -> None:
+    models = {**FOUR, "eager": {**RANDOM, "preload": True}, "idle": RANDOM}
+    snapshot = registry().update(document(**models), routing(**HALVES))
+    assert [model.name for model in snapshot.preloaded()] == [
+        "first",
+        "fast",
+        "slow",
+        "shade",
+        "eager",
+    ]
+
+
+def test_snapshots_pickle_with_their_routing() -> None:
+    snapshot = registry().update(document(**FOUR), routing(**HALVES))
+    copy = pickle.loads(pickle.dumps(snapshot))
+    assert copy == snapshot
+    assert copy.routing == snapshot.routing
+    assert copy != registry().update(document(**FOUR))
+    assert registry().update(document(**FOUR)).routing is None
+
+
+def test_a_change_of_routing_alone_is_a_new_version() -> None:
+    models = registry()
+    first = models.update(document(**FOUR), routing(**HALVES))
+    assert models.update(document(**FOUR), routing(**HALVES)) is first
+    turned = {"experiments": {"test": {"arms": {"slow": 50, "fast": 50}, "shadow": ["shade"]}}}
+    second = models.update(document(**FOUR), routing(**turned))  # another control
+    assert (first.version, second.version) == (1, 2)
+    assert models.update(document(**FOUR)).version == 3
+
+
+def test_faults_of_models_and_routing_are_named_together_and_nothing_changes() -> None:
+    models = registry()
+    good = models.update(document(**FOUR), routing(**HALVES))
+    bad = {**FOUR, "slow": {"precison": "fp32"}}
+    with pytest.raises(ConfigError) as caught:
+        models.update(document(**bad), routing(default="fats", experiments={"x": {"arms": {}}}))
+    keys = [fault.key for fault in caught.value.faults]
+    assert "SIMILARITY_MODELS.slow.precison" in keys
+    assert "SIMILARITY_ROUTING.default" in keys
+    assert "SIMILARITY_ROUTING.experiments.x.arms" in keys
+    assert models.snapshot is good
+    # A model at fault is declared all the same: routing to it is no fault of its own.
+    with pytest.raises(ConfigError) as caught:
+        models.update(document(**bad), routing(**HALVES))
+    assert all("ROUTING" not in fault.key for fault in caught.value.faults)
+
+
+def test_without_models_the_routing_is_not_blamed_for_naming_them() -> None:
+    unreadable = RoutingDocument({}, Origin("x"), (Fault("SIMILARITY_ROUTING", "is empty"),))
+    for declared, keys in (
+        (routing(**HALVES), ["SIMILARITY_MODELS"]),
+        (unreadable, ["SIMILARITY_MODELS", "SIMILARITY_ROUTING"]),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            registry().update(document(), declared)
+        assert [fault.key for fault in caught.value.faults] == keys

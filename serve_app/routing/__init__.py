@@ -1,0 +1,1 @@
+"""Which model answers a request: default, aliases, experiments; knows neither Ray nor a model."""
