@@ -23,10 +23,13 @@ class Packing:
     Args:
         lengths: Rows per sequence, int64 on the CPU, each at least 1.
         device: Where the rows are.
+        step: The matrix gets spare rows, up to a multiple of this.
     """
 
-    def __init__(self, lengths: torch.Tensor, device: torch.device) -> None:
+    def __init__(self, lengths: torch.Tensor, device: torch.device, step: int = 1) -> None:
         self.count = len(lengths)
+        self._rows = int(lengths.sum())
+        self._spare = -self._rows % step
         self.longest = int(lengths.max())
         self.last = (lengths.cumsum(0) - 1).to(device)
         steps = torch.arange(self.longest)
@@ -38,6 +41,7 @@ class Packing:
 
     def pad(self, rows: torch.Tensor) -> torch.Tensor:
         """(rows, width) to (sequences, longest, width), zeros where a sequence has ended."""
+        rows = rows[: self._rows]
         if not self.ragged:
             return rows.view(self.count, self.longest, -1)
         padded = rows.new_zeros(self.count * self.longest, rows.shape[1])
@@ -47,7 +51,11 @@ class Packing:
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """(sequences, longest, width) to (rows, width)."""
         rows = padded.reshape(self.count * self.longest, -1)
-        return rows[self._slots] if self.ragged else rows
+        return self.with_spare(rows[self._slots] if self.ragged else rows)
+
+    def with_spare(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of all sequences, and the spare ones."""
+        return F.pad(rows, (0, 0, 0, self._spare)) if self._spare else rows
 
 
 def plain_blocks(transformer: Any) -> Sequence[ResidualAttentionBlock] | None:

@@ -16,6 +16,10 @@ from torch import nn
 
 from serve_app.models.open_clip_blocks import Packing, plain_blocks, run_blocks
 
+_ROWS_STEP = 16
+"""Texts of a batch have almost any number of tokens, and oneDNN keeps kernels and their memory for
+every number it has met: without steps, a replica grows by hundreds of megabytes for hours."""
+
 Tower = Callable[[torch.Tensor], torch.Tensor]
 """Pixels (n, 3, height, width) on the device, or token ids (n, context) on the CPU, to features
 (n, dimension), not normalised."""
@@ -71,11 +75,12 @@ def text_tower(model: Any, device: torch.device) -> Tower:
         # The same choice as open_clip's `text_global_pool`.
         ends = ids.argmax(dim=-1) if pool == "argmax" else (ids == eos).int().argmax(dim=-1)
         dtype = tower.transformer.get_cast_dtype()
-        packing = Packing(ends + 1, device)
+        packing = Packing(ends + 1, device, _ROWS_STEP if device.type == "cpu" else 1)
         if blocks is not None:
-            flat = packing.pack(ids[:, : packing.longest].to(device)[..., None]).squeeze(1)
+            flat = ids[:, : packing.longest].to(device)[packing.valid]
             rows = tower.token_embedding(flat).to(dtype)
             rows = rows + tower.positional_embedding[packing.positions].to(dtype)
+            rows = packing.with_spare(rows)
             pooled = run_blocks(blocks, rows, packing, packing.last, causal=True)
         else:
             length = packing.longest
