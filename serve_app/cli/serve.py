@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -81,6 +82,11 @@ def serve(
                 status.start()
 
         launch(options, report)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is taken down. Where Ctrl-C came while Ray was starting, its native threads may crash the
+    # interpreter on its way out, and a clean stop would end with a segmentation fault.
+    os._exit(0)
 
 
 def _print_ready(console: Console, url: str, default: str, seconds: float) -> None:
