@@ -1,0 +1,1 @@
+"""Desired state, rollout and operations; knows neither Ray, HTTP nor torch."""

@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import pytest
+
+from serve_app.errors import Fault, NotReadyError, UnknownModelError
+from tests.unit.control.fleet import (
+    EXPIRES_S,
+    Ingress,
+    Replica,
+    eventually,
+    fleet,
+    id_of,
+    new_id,
+    settle,
+    spec,
+)
+
+TWO = {"fast": spec(1), "slow": spec(2)}
+DEFAULT = {"default": "fast"}
+
+
+async def test_a_fresh_plane_serves_what_is_declared() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        replica, ingress = Replica("r1"), Ingress("i1")
+        await made.add(replica, ingress)
+        await made.complete()
+        assert ingress.answer() == id_of(made, "fast")
+        assert ingress.answer("slow") == id_of(made, "slow")
+        assert replica.loads == [(id_of(made, "fast"), 0)]  # the other one loads on demand
+        assert (await made.status(id_of(made, "fast"))).state == "active"
+
+
+async def test_a_changed_model_is_loaded_everywhere_before_it_answers() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        one, two, ingress = Replica("r1"), Replica("r2"), Ingress("i1")
+        await made.add(one, two, ingress)
+        await made.complete()
+        old = ingress.answer()
+        new = new_id("fast", 7)
+        two.slow.add(new)
+        await made.declare({**TWO, "fast": spec(7)})
+        assert id_of(made, "fast") == new
+        await eventually(lambda: two.states.get(new) is not None)
+        await eventually(lambda: one.states[new].state == "ready")
+        await settle()
+        assert ingress.answer() == old
+        status = await made.status(new)
+        assert (status.state, status.note) == ("loading", "ready on 1 of 2 replicas")
+        two.finish(new)
+        await made.complete()
+        assert ingress.answer() == new
+        assert one.loads[-1] == two.loads[-1] == (new, 1)
+        # Who knows the switch knew the catalog with both before.
+        switch = next(item for item in ingress.seen if item.active["fast"] == new)
+        assert old in switch.catalog and new in switch.resident
+        assert (await made.status(old)).state == "draining"
+
+
+async def test_a_broken_model_never_takes_the_place_of_a_good_one() -> None:
+    async with fleet(TWO, {"default": "fast", "aliases": {"other": "slow"}}) as made:
+        one, two, ingress = Replica("r1"), Replica("r2"), Ingress("i1")
+        await made.add(one, two, ingress)
+        await made.complete()
+        old, broken = ingress.answer(), new_id("fast", 7)
+        better = new_id("slow", 8)
+        two.broken[broken] = "the checkpoint is no checkpoint"
+        await made.declare({"fast": spec(7), "slow": spec(8)})
+        await eventually(lambda: ingress.answer("slow") == better)  # that one is untouched
+        await eventually(lambda: broken in made.plane._publisher.progress.failures)
+        assert ingress.answer() == old
+
+        told = await made.plane.describe()
+        status = told.statuses[broken]
+        assert status.state == "failed"
+        assert status.reason == "on r2: the checkpoint is no checkpoint"
+        assert "the checkpoint is no checkpoint" in told.waiting["fast"]
+        assert (told.complete, told.number, told.target) == (False, 1, 2)
+        with pytest.raises(UnknownModelError, match="no revision"):
+            ingress.answer("fast@00000000")
+
+        assert [attempt for key, attempt in two.loads if key == broken] == [1]
+        for attempt, wait in ((2, 5.0), (3, 10.0), (4, 20.0)):
+            made.clock.advance(wait - 0.1)
+            await settle()
+            assert len([1 for key, _ in two.loads if key == broken]) == attempt - 1
+            made.clock.advance(0.2)
+            await eventually(lambda n=attempt: two.loads[-1] == (broken, n))  # type: ignore[misc]
+            await eventually(
+                lambda n=attempt: made.plane._publisher.progress.failures[broken].attempt == n  # type: ignore[misc]
+            )
+        assert ingress.answer() == old
+
+        two.broken.clear()
+        made.clock.advance(41)
+        await made.complete()
+        assert ingress.answer() == broken
+        assert (await made.status(broken)).reason is None
+
+
+async def test_a_member_that_dies_holds_nothing_up() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        one, two, ingress = Replica("r1"), Replica("r2"), Ingress("i1")
+        await made.add(one, two, ingress)
+        await made.complete()
+        new = new_id("fast", 7)
+        two.slow.add(new)
+        await made.declare({**TWO, "fast": spec(7)})
+        await eventually(lambda: new in two.states)
+        await settle()
+        assert ingress.answer() != new
+        await two.stop()
+        made.clock.advance(EXPIRES_S - 1)
+        await settle()
+        assert ingress.answer() != new
+        made.clock.advance(2)
+        await made.complete()
+        assert ingress.answer() == new
+
+
+async def test_a_member_that_leaves_in_order_is_not_waited_for() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        one, two, ingress = Replica("r1"), Replica("r2"), Ingress("i1")
+        await made.add(one, two, ingress)
+        new = new_id("fast", 7)
+        two.slow.add(new)
+        await made.declare({**TWO, "fast": spec(7)})
+        await eventually(lambda: new in two.states)
+        await two.stop()
+        made.plane.leave("r2")
+        await made.complete()
+        assert ingress.answer() == new
+
+
+async def test_who_joins_in_between_must_hold_the_candidate_too() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        one, two, ingress = Replica("r1"), Replica("r2"), Ingress("i1")
+        await made.add(one, ingress)
+        await made.complete()
+        old, new = ingress.answer(), new_id("fast", 7)
+        one.slow.add(new)
+        two.slow.add(new)
+        await made.declare({**TWO, "fast": spec(7)})
+        await eventually(lambda: new in one.states)
+        await made.add(two)
+        await eventually(lambda: new in two.states)
+        assert two.loads == [(old, 0), (new, 1)]
+        one.finish(new)
+        await settle()
+        assert ingress.answer() == old
+        two.finish(new)
+        await made.complete()
+        assert ingress.answer() == new
+
+
+async def test_without_a_replica_nothing_is_switched() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        ingress = Ingress("i1")
+        await made.add(ingress)
+        old = ingress.answer()
+        await made.declare({**TWO, "fast": spec(7)})
+        await settle()
+        assert ingress.answer() == old
+        waiting = (await made.plane.describe()).waiting
+        assert waiting == {"fast": f"{new_id('fast', 7)} waits for a replica of the pool 'default'"}
+        await made.add(Replica("r1"))
+        await made.complete()
+        assert ingress.answer() != old
+
+
+async def test_a_new_model_that_nothing_routes_to_answers_at_once_and_loads_on_demand() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        replica, ingress = Replica("r1"), Ingress("i1")
+        await made.add(replica, ingress)
+        await made.complete()
+        replica.gate.clear()
+        await made.declare({**TWO, "new": spec(3)})
+        await settle()
+        new = new_id("new", 3)
+        # The replica has not heard of it, so the ingress must not send it anything.
+        assert made.plane._publisher.current is not None
+        assert new in made.plane._publisher.current.catalog
+        with pytest.raises(UnknownModelError, match="does not answer: it is declared"):
+            made.plane._publisher.current.resolve("new")
+        replica.gate.set()
+        await made.complete()
+        assert ingress.answer("new") == new
+        assert new not in [key for key, _ in replica.loads]
+
+
+async def test_a_changed_model_on_demand_is_tried_by_one_replica() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        replicas, ingress = [Replica("r1"), Replica("r2")], Ingress("i1")
+        await made.add(*replicas, ingress)
+        await made.complete()
+        old, new = ingress.answer("slow"), new_id("slow", 7)
+        for replica in replicas:
+            replica.broken[new] = "broken"
+        await made.declare({**TWO, "slow": spec(7)})
+        await eventually(lambda: new in made.plane._publisher.progress.failures)
+        assert ingress.answer("slow") == old
+        for replica in replicas:
+            replica.broken.clear()
+        made.clock.advance(5)
+        await made.complete()
+        assert ingress.answer("slow") == new
+        who = [replica for replica in replicas if new in [key for key, _ in replica.loads]]
+        assert len(who) == 1 and [attempt for _, attempt in who[0].loads[1:]] == [1, 2]
+
+
+async def test_a_removed_model_drains_and_is_forgotten() -> None:
+    async with fleet(TWO, {"default": "fast", "aliases": {"other": "slow"}}) as made:
+        replica, ingress = Replica("r1"), Ingress("i1")
+        await made.add(replica, ingress)
+        await made.complete()
+        gone = ingress.answer("slow")
+        replica.leases[gone] = 1
+        replica.tell()
+        await made.declare({"fast": spec(1)}, {"default": "fast"})
+        await made.complete()
+        with pytest.raises(UnknownModelError):
+            ingress.answer("slow")
+        assert ingress.answer(gone) == gone  # requests may be on their way
+        made.clock.advance(700)
+        await settle()
+        assert (await made.status(gone)).state == "draining"  # a request still uses it
+        replica.leases.clear()
+        await settle()
+        made.clock.advance(599)
+        await settle()
+        assert (await made.status(gone)).note == "drained; still loaded on 1 replicas"
+        made.clock.advance(2)
+        await eventually(lambda: gone not in replica.states)
+        await made.complete()
+        with pytest.raises(UnknownModelError):
+            ingress.answer(gone)
+
+
+async def test_a_model_that_moves_to_another_pool_is_loaded_there_first() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        here, there, ingress = Replica("r1"), Replica("r2", "other"), Ingress("i1")
+        await made.add(here, there, ingress)
+        await made.complete()
+        fast = ingress.answer()
+        there.slow.add(fast)
+        await made.declare({**TWO, "fast": spec(1, pool="other")})
+        await eventually(lambda: fast in there.states)
+        await settle()
+        assert ingress.snapshot is not None
+        assert ingress.snapshot.by_id(fast).spec.pool == "default"
+        status = await made.status(fast)
+        assert status.state == "active"
+        assert status.note == "moves to the pool 'other': ready on 0 of 1 replicas"
+        there.finish(fast)
+        await made.complete()
+        assert ingress.snapshot.by_id(fast).spec.pool == "other"
+        assert [model.id for model in ingress.snapshot.for_pool("other")] == [fast]
+
+
+async def test_weights_wait_for_the_model_that_they_send_requests_to() -> None:
+    experiment = {"arms": {"fast": 100, "slow": 0}}
+    routing = {"default": "fast", "experiments": {"e": experiment}}
+    async with fleet(TWO, routing) as made:
+        replica, ingress = Replica("r1"), Ingress("i1")
+        await made.add(replica, ingress)
+        await made.complete()
+        slow = id_of(made, "slow")
+        assert slow not in replica.states
+        replica.slow.add(slow)
+        arms = {"fast": 50, "slow": 50}
+        await made.declare(routing={**routing, "experiments": {"e": {"arms": arms}}})
+        await eventually(lambda: slow in replica.states)
+        await settle()
+        assert ingress.snapshot is not None
+        assert dict(ingress.snapshot.routing.spec.experiments["e"].arms) == {"fast": 100, "slow": 0}
+        replica.finish(slow)
+        await made.complete()
+        assert dict(ingress.snapshot.routing.spec.experiments["e"].arms) == arms
+        for seen in ingress.seen:  # at no moment was anything routed to that is not resident
+            for name in seen.routing.routed():
+                assert seen.active[name] in seen.resident
+
+
+async def test_the_order_of_arms_is_a_change_for_the_first_is_the_control() -> None:
+    routing = {"default": "fast", "experiments": {"e": {"arms": {"fast": 50, "slow": 50}}}}
+    async with fleet(TWO, routing) as made:
+        replica, ingress = Replica("r1"), Ingress("i1")
+        await made.add(replica, ingress)
+        await made.complete()
+        turned = {"e": {"arms": {"slow": 50, "fast": 50}}}
+        await made.declare(routing={"default": "fast", "experiments": turned})
+        await eventually(
+            lambda: (
+                ingress.snapshot is not None
+                and ingress.snapshot.routing.spec.experiments["e"].control == "slow"
+            )
+        )
+
+
+async def test_a_refused_document_changes_nothing_and_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        replica, ingress = Replica("r1"), Ingress("i1")
+        await made.add(replica, ingress)
+        await made.complete()
+        before = ingress.snapshot
+        assert before is not None
+
+        await made.declare(
+            {"fast": spec(7, pool="nowhere"), "slow": spec(2, precison="fp32")},
+            {"default": "fsat"},
+        )
+        await made.plane.poll()
+        await eventually(lambda: bool(ingress.snapshot and ingress.snapshot.faults))
+        assert ingress.snapshot is not None
+        keys = [fault.key for fault in ingress.snapshot.faults]
+        assert keys == [
+            "models.yaml:fast.pool",
+            "models.yaml:slow.precison",
+            "SIMILARITY_ROUTING.default",
+        ]
+        assert ingress.snapshot.models == before.models
+        assert len([1 for record in caplog.records if "refused" in record.message]) == 1
+
+        made.source.broken = "vanished"
+        await made.plane.poll()
+        assert (await made.plane.describe()).faults == (Fault("models.yaml", "vanished"),)
+        made.source.broken = None
+        await made.declare({})
+        assert "declares no model" in (await made.plane.describe()).faults[0].message
+        assert ingress.snapshot.models == before.models
+
+        await made.declare(TWO, DEFAULT)
+        await eventually(lambda: bool(ingress.snapshot and not ingress.snapshot.faults))
+        assert ingress.snapshot.models == before.models
+        assert ingress.snapshot.number == 1
+
+
+async def test_a_plane_that_finds_faults_at_its_start_waits_for_their_end() -> None:
+    async with fleet({"fast": spec(1, pool="nowhere")}) as made:
+        ingress = Ingress("i1")
+        with pytest.raises(NotReadyError, match="nowhere"):
+            await made.plane.join(ingress.member)
+        await made.declare({"fast": spec(1)})
+        await made.add(ingress)
+        assert ingress.answer() == id_of(made, "fast")
+
+
+async def test_a_model_that_becomes_preload_is_resident_once_it_is_loaded() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        replica, ingress = Replica("r1"), Ingress("i1")
+        await made.add(replica, ingress)
+        await made.complete()
+        slow = id_of(made, "slow")
+        replica.slow.add(slow)
+        await made.declare({"fast": spec(1), "slow": spec(2, preload=True)})
+        await eventually(lambda: slow in replica.states)
+        await settle()
+        assert ingress.snapshot is not None and slow not in ingress.snapshot.resident
+        assert ingress.answer("slow") == slow
+        replica.finish(slow)
+        await made.complete()
+        assert ingress.snapshot.resident == (ingress.answer(), slow)
