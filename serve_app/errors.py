@@ -11,7 +11,8 @@ ServeAppError
 │   ├── UnknownModelError
 │   ├── UnknownExperimentError
 │   ├── UnknownMetricError
-│   └── UnsupportedOperationError
+│   ├── UnsupportedOperationError
+│   └── UnauthorizedError
 ├── ItemError                    one image or text is at fault; its neighbours are not
 │   ├── ImageUndecodableError
 │   ├── ImageFormatError
@@ -28,12 +29,15 @@ ServeAppError
 │   ├── ModelLoadError
 │   │   ├── ModelTooLargeError
 │   │   ├── DeviceUnavailableError
-│   │   └── MissingExtraError
+│   │   ├── MissingExtraError
+│   │   └── ParityError
+│   ├── ModelReplacedError
 │   └── ModelFailedError
 └── ServiceError                 the service cannot answer now
     ├── OverloadedError
     ├── DeadlineExceededError
     ├── NotReadyError
+    ├── OperationFailedError
     └── UnexpectedError
 
 Every class has a stable snake_case `code` and an HTTP `status_code`, and survives pickling: errors
@@ -169,6 +173,14 @@ class UnsupportedOperationError(RequestError):
     title = "Model does not support this"
 
 
+class UnauthorizedError(RequestError):
+    """The request does not show the operators' token."""
+
+    code = "unauthorized"
+    status_code = 401
+    title = "Not authorized"
+
+
 class ItemError(ServeAppError):
     """One image or text is at fault; becomes the `error` of the items that use it."""
 
@@ -276,6 +288,21 @@ class MissingExtraError(ModelLoadError):
     code = "missing_extra"
 
 
+class ParityError(ModelLoadError):
+    """A loaded model does not give its golden scores, so it may not answer."""
+
+    code = "parity_failed"
+    title = "Model drifts from its golden scores"
+
+
+class ModelReplacedError(ModelError):
+    """The revision has made room for its successor; the pipeline asks that one instead."""
+
+    code = "model_replaced"
+    status_code = 503
+    title = "Model was replaced"
+
+
 class ModelFailedError(ModelError):
     """The model raised while it computed; the batch was split until this item stood alone."""
 
@@ -311,6 +338,14 @@ class NotReadyError(ServiceError):
 
     code = "not_ready"
     title = "Not ready"
+
+
+class OperationFailedError(ServiceError):
+    """What an operator asked for could not come into effect."""
+
+    code = "operation_failed"
+    status_code = 409
+    title = "Operation failed"
 
 
 class UnexpectedError(ServiceError):

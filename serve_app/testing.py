@@ -8,6 +8,9 @@ demand; their scores mean little: colour words are near images of that colour.
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +33,7 @@ from serve_app.models.base import (
     SimilarityModel,
     TextEmbeddings,
 )
+from serve_app.scoring.metrics import ScoreInputs
 
 DIMENSION = 16
 _COLORS = {
@@ -52,6 +56,13 @@ class FakeOptions(Strict):
         delay_ms: Each computation takes so long.
         fail_load: `load` raises, with this message if it is one.
         hang_load_s: `load` takes so long.
+        out_of_memory: `load` raises `MemoryError`.
+        kill_process: `load` kills its process, as the kernel does for want of memory.
+        drift: Is added to every cosine, so that scores are not those of other fakes.
+        version: Does nothing; each number is another revision.
+        label: What the journal calls the model; else its version.
+        journal: A file to which loads, unloads and computations are written, a JSON line each, so
+            that a test can see what happened in other processes.
         fail_text: Raises when a batch has this text.
         nan_text: This text's numbers are NaN.
         fail_image_pixel: Raises when a batch has an image whose first pixel is so red.
@@ -63,6 +74,12 @@ class FakeOptions(Strict):
     delay_ms: float = Field(default=0, ge=0)
     fail_load: str | bool = False
     hang_load_s: float = Field(default=0, ge=0)
+    out_of_memory: bool = False
+    kill_process: bool = False
+    drift: float = 0
+    version: int = 0
+    label: str | None = None
+    journal: str | None = None
     fail_text: str | None = None
     nan_text: str | None = None
     fail_image_pixel: int | None = None
@@ -96,14 +113,21 @@ class FakeModel(SimilarityModel):
 
     def load(self) -> None:
         """Loads nothing; slowly or not at all, as the options say."""
+        self._note("load")
         time.sleep(self.options.hang_load_s)
+        if self.options.kill_process:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.options.out_of_memory:
+            raise MemoryError("as the options say")
         if self.options.fail_load:
             raise ModelLoadError(str(self.options.fail_load))
         self.loads += 1
+        self._note("loaded")
 
     def unload(self) -> None:
         """Counts."""
         self.unloads += 1
+        self._note("unload")
 
     @property
     def capabilities(self) -> Capabilities:
@@ -137,11 +161,22 @@ class FakeModel(SimilarityModel):
         """Words, plus two."""
         return tuple(len(text.split()) + 2 for text in texts)
 
+    def _note(self, event: str) -> None:
+        """Writes a line into the journal; lines of several processes do not mix."""
+        if self.options.journal is None:
+            return
+        name = self.options.version if self.options.label is None else self.options.label
+        line = {"event": event, "model": name, "pid": os.getpid()}
+        with open(self.options.journal, "a", encoding="utf-8") as journal:  # noqa: PTH123
+            journal.write(json.dumps(line | {"at": time.time()}) + "\n")
+
     def _compute(self, images: Sequence[Pixels], texts: Sequence[str]) -> None:
         """What a computation does besides computing."""
+        self._note("begin")
         self.entered.set()
         self.gate.wait()
         time.sleep(self.options.delay_ms / 1000)
+        self._note("end")
         if self.options.fail_text is not None and self.options.fail_text in texts:
             raise RuntimeError(f"the text {self.options.fail_text!r} is poison")
         pixel = self.options.fail_image_pixel
@@ -165,6 +200,10 @@ class FakeDualEncoder(FakeModel, DualEncoder):
 
     logit_scale = 10.0
     logit_bias = -1.0
+
+    def score_inputs(self, cosine: float) -> ScoreInputs:
+        """Drifts, as the options say."""
+        return super().score_inputs(cosine + self.options.drift)
 
     def encode_images(self, images: Sequence[Pixels]) -> Embeddings:
         """See `DualEncoder`."""
@@ -204,7 +243,8 @@ class FakePairScorer(FakeModel):
         return [self._score(image, text) for image, text in pairs]
 
     def _score(self, image: Pixels, text: str) -> Mapping[str, float]:
-        return {"match": float(np.dot(_embed_image(image), self._embed_text(text)))}
+        cosine = float(np.dot(_embed_image(image), self._embed_text(text)))
+        return {"match": cosine + self.options.drift}
 
 
 def fake_spec(backend: str = "FakeDualEncoder", **changes: Any) -> ModelSpec:

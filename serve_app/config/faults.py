@@ -140,7 +140,9 @@ def _clean_path(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[Pat
         fields = [kind.model_fields[part] for kind in models if part in kind.model_fields]
         if fields:
             owner = models[0]
-            here = [kind for field in fields for kind in member_types(field.annotation)]
+            # pydantic names no branch where the only other one is None.
+            kinds = [kind for field in fields for kind in member_types(field.annotation)]
+            here = [kind for kind in kinds if kind is not type(None)]
         elif isinstance(part, int):
             here = [
                 item

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from serve_app.config.parity import Parity
+
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -71,6 +73,10 @@ class ModelSpec(Strict):
         primary: The metric that becomes `score`; default: the model's own choice.
         sha256: Expected SHA-256 of the weights file, hexadecimal.
         preload: Whether every replica of the pool loads the model before it is ready.
+        rollout: How a new revision replaces this one in a replica: loaded `beside` it, or, where
+            both do not fit, after it was unloaded (`recreate`); requests wait meanwhile.
+        load_timeout_s: Seconds until a load counts as failed; None: ten minutes.
+        parity: Golden scores; where the loaded model drifts from them, it is refused.
         options: Further arguments of the backend.
     """
 
@@ -87,4 +93,7 @@ class ModelSpec(Strict):
     primary: str | None = None
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     preload: bool = False
+    rollout: Literal["beside", "recreate"] = "beside"
+    load_timeout_s: float | None = Field(default=None, gt=0)
+    parity: Parity | None = None
     options: dict[str, Any] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Turns a resolved configuration into a loaded, warmed and measured model; keeps nothing."""
+"""Turns a resolved configuration into a loaded, warmed and checked model; keeps nothing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from serve_app.engine.parity import check_parity
 from serve_app.errors import ModelLoadError
 from serve_app.models.base import ModelInfo, SimilarityModel
 from serve_app.models.factory import SimilarityModelFactory
+from serve_app.models.identity import check_identity
 from serve_app.models.registry import ResolvedModel
 
 _MEASUREMENTS = 3
@@ -20,10 +22,17 @@ _MEASURE_AT_MOST_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that is ready to compute, and what there is to know about it."""
+    """A model that is ready to compute, and what there is to know about it.
+
+    Attributes:
+        model: Loaded and warmed up.
+        info: Measured.
+        note: What else is worth knowing, for example that nothing checked its scores.
+    """
 
     model: SimilarityModel
     info: ModelInfo
+    note: str | None = None
 
     def unload(self) -> None:
         """Gives the memory back."""
@@ -38,18 +47,26 @@ def model_loader(factory: SimilarityModelFactory) -> Loader:
     """Returns the loader that makes models with this factory."""
 
     def load(resolved: ResolvedModel) -> LoadedModel:
+        identity = check_identity(resolved, factory)
         model = factory.create(resolved.spec, resolved.placement)
         started = time.perf_counter()
         try:
             model.load()
+            check_identity(resolved, factory)  # again: no file was replaced while it was read
             model.warmup()
             load_seconds = time.perf_counter() - started
-            return LoadedModel(model, _info(resolved, model, load_seconds))
-        except BaseException:
+            info = _info(resolved, model, load_seconds)
+            parity = check_parity(model, resolved.spec.parity, resolved.id)
+            note = "; ".join(note for note in (parity, identity) if note is not None)
+            return LoadedModel(model, info, note or None)
+        except BaseException as error:
             # Half a model holds memory too, and nobody else knows of it.
             with suppress(Exception):  # the first error is the one to tell about
                 model.unload()
-            raise
+            if isinstance(error, Exception):
+                raise
+            # A panic of a library in Rust, or an exit: no reason to end all other models too.
+            raise ModelLoadError(f"{type(error).__name__}: {error}") from error
 
     return load
 

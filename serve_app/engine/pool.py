@@ -2,7 +2,8 @@
 
 Models are loaded before others are evicted for them, so a model that cannot be loaded costs no
 good one its place. The byte budget must therefore leave the device room for one model more while
-it loads.
+it loads; for two while a candidate of a rollout loads too. Where a load is known to take more than
+the process can still have, it is refused: the kernel would end the process, and all models with it.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from serve_app.config.checkpoints import weights_file
 from serve_app.engine.failures import LoadFailure, LoadFailures
 from serve_app.engine.loading import LoadedModel, Loader
+from serve_app.engine.memory import available_memory
 from serve_app.engine.threads import run_within
 from serve_app.errors import (
     DeadlineExceededError,
     ModelLoadError,
+    ModelReplacedError,
     ModelTooLargeError,
     NotReadyError,
 )
@@ -65,9 +70,28 @@ class _Entry:
     """A model that is resident or being loaded. Those who wait for the load hold leases too."""
 
     model: ResolvedModel
+    used_at: float
     leases: int = 0
     loaded: LoadedModel | None = None
+    unwanted: bool = False
+    queued_behind_candidates: bool = False
+    freed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     loading: asyncio.Task[LoadFailure | None] | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True, eq=False)
+class _Vacancy:
+    """A model that makes room for another one; who asks for it waits.
+
+    Attributes:
+        during_load: Whether it ends with that other one's load, and not when it is told to.
+        over: Is set at its end.
+        superseded: Whether the other one answers instead.
+    """
+
+    during_load: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    superseded: bool = False
 
 
 class ModelPool:
@@ -78,9 +102,11 @@ class ModelPool:
         memory_bytes: Byte budget for resident models; None: no bound.
         unload_in: Runs `unload`, so that it comes after the batches that still use the model;
             None: the event loop's default threads.
-        load_timeout_s: Seconds until a load counts as failed.
+        load_timeout_s: Seconds until a load counts as failed, where the spec does not say.
+        idle_ttl_s: Seconds after which `unload_idle` unloads what nobody used; None: never.
         listeners: Who is told what is loaded.
-        clock: Steady seconds; decides when a failed load may be tried again.
+        clock: Steady seconds; decides when a failed load may be tried again, and what is idle.
+        available_bytes: What the process can still take, for models on a CPU.
     """
 
     def __init__(
@@ -90,45 +116,136 @@ class ModelPool:
         *,
         unload_in: Executor | None = None,
         load_timeout_s: float = 600.0,
+        idle_ttl_s: float | None = None,
         listeners: PoolListeners | None = None,
         clock: Callable[[], float] = time.monotonic,
+        available_bytes: Callable[[], int] = available_memory,
     ) -> None:
         self._load = load
         self._budget = memory_bytes
         self._unload_in = unload_in
         self._load_timeout_s = load_timeout_s
+        self._idle_ttl_s = idle_ttl_s
+        self._clock = clock
+        self._available_bytes = available_bytes
         self._listeners = listeners or PoolListeners()
         self._entries: dict[str, _Entry] = {}  # least recently used first
         self._failures = LoadFailures(clock)
         self._measured: dict[str, int] = {}  # bytes of every model that was ever loaded
         self._pinned: frozenset[str] = frozenset()
-        self._one_load = asyncio.Lock()  # two loads at once need twice the headroom
+        # Two loads at once need twice the headroom. Candidates have a lock of their own: one that
+        # hangs until its deadline must not keep a model from being loaded that somebody waits for.
+        self._one_load = asyncio.Lock()
+        self._one_background_load = asyncio.Lock()
+        self._vacancies: dict[str, _Vacancy] = {}
+        self._loads: Counter[str] = Counter()
         self._unloading: set[asyncio.Future[None]] = set()
         self._closed = False
 
     @asynccontextmanager
-    async def lease(self, model: ResolvedModel) -> AsyncIterator[LoadedModel]:
+    async def lease(
+        self, model: ResolvedModel, *, background: bool = False
+    ) -> AsyncIterator[LoadedModel]:
         """Gives the model, loaded; it stays so while the context is open.
 
         However many ask for a model that is not resident, it is loaded once; one of them being
         cancelled changes nothing for the others.
 
+        Args:
+            model: Which.
+            background: Whether nobody waits for an answer: its load then holds up no other's.
+
         Raises:
             ModelLoadError: It could not be loaded, now or a short while ago.
             ModelTooLargeError: It does not fit into the byte budget.
+            ModelReplacedError: It has made room for its successor meanwhile.
             NotReadyError: The pool is closed.
         """
-        entry = self._entry(model)
+        await self._vacancy_over(model.id)
+        entry = self._entry(model, background)
         entry.leases += 1
         try:
-            if entry.loading is not None:
+            while entry.loading is not None:
                 await self._wait(entry.loading)
             if entry.loaded is None:
                 raise NotReadyError("The replica shuts down.")
             yield entry.loaded
         finally:
             entry.leases -= 1
+            entry.used_at = self._clock()
+            if not entry.leases:
+                entry.freed.set()
+                if entry.unwanted and entry.loaded:  # else its load says so when it ends
+                    self._drop(entry)
             self._evict()
+
+    async def vacate(self, model_id: str) -> None:
+        """Unloads a model to make room for its successor, once nobody uses it any longer.
+
+        From now until `reopen`, whoever asks for it waits.
+        """
+        begun = self._vacancies.get(model_id)
+        if begun is None or begun.during_load:  # a load may end before this is over
+            self._vacancies[model_id] = _Vacancy()
+        entry = self._entries.get(model_id)
+        if entry is not None:
+            await _until_free(entry)
+            self._drop(entry)
+        if self._unloading:
+            await asyncio.wait(self._unloading, timeout=_UNLOAD_WITHIN_S)
+
+    def reopen(self, model_id: str, *, superseded: bool) -> None:
+        """Ends a vacancy.
+
+        Args:
+            model_id: Which.
+            superseded: Whether the successor answers now: those who wait are told so. Else the
+                model may be loaded again.
+        """
+        vacancy = self._vacancies.pop(model_id, None)
+        if vacancy is not None:
+            vacancy.superseded = superseded
+            vacancy.over.set()
+
+    def retry(self, model_id: str) -> None:
+        """Forgets why a model could not be loaded: the next lease tries at once."""
+        self._failures.forget(model_id)
+
+    def keep_only(self, model_ids: Iterable[str]) -> None:
+        """Unloads all models that nobody can ask for any longer, now or when their leases end."""
+        known = set(model_ids)
+        for entry in list(self._entries.values()):
+            entry.unwanted = entry.model.id not in known
+            if entry.unwanted and not entry.leases and entry.loaded:
+                self._drop(entry)
+        for model_id in self._failures.reasons():
+            if model_id not in known:
+                self._failures.forget(model_id)
+        self._measured = {key: size for key, size in self._measured.items() if key in known}
+
+    def unload_idle(self) -> None:
+        """Unloads what nobody used for `idle_ttl_s`; what is pinned or in use stays."""
+        if self._idle_ttl_s is None:
+            return
+        limit = self._clock() - self._idle_ttl_s
+        for entry in list(self._entries.values()):
+            free = entry.loaded and not entry.leases and entry.model.id not in self._pinned
+            if free and entry.used_at < limit:
+                logger.info("%s was not used for %g s", entry.model.id, self._idle_ttl_s)
+                self._drop(entry)
+
+    def leases(self) -> dict[str, int]:
+        """How many use each model that is loaded or being loaded, by id."""
+        return {model_id: entry.leases for model_id, entry in self._entries.items()}
+
+    def notes(self) -> dict[str, str]:
+        """What is worth knowing about loaded models, by id."""
+        loaded = ((key, entry.loaded) for key, entry in self._entries.items())
+        return {key: item.note for key, item in loaded if item is not None and item.note}
+
+    def load_counts(self) -> dict[str, int]:
+        """How often each model was loaded, by id."""
+        return dict(self._loads)
 
     def pin(self, model_id: str) -> None:
         """Keeps a model resident once it is loaded."""
@@ -165,24 +282,41 @@ class ModelPool:
     async def close(self) -> None:
         """Unloads everything and gives up loads; what is leased is unloaded all the same."""
         self._closed = True
+        for model_id in tuple(self._vacancies):
+            self.reopen(model_id, superseded=False)
         for entry in list(self._entries.values()):
             if entry.loading is not None:
                 entry.loading.cancel()
+                entry.loading = None
+            entry.freed.set()
             self._drop(entry)
         if self._unloading:
             await asyncio.wait(self._unloading, timeout=_UNLOAD_WITHIN_S)
 
-    def _entry(self, model: ResolvedModel) -> _Entry:
+    async def _vacancy_over(self, model_id: str) -> None:
+        while (vacancy := self._vacancies.get(model_id)) is not None:
+            await vacancy.over.wait()
+            if vacancy.superseded:
+                raise ModelReplacedError(f"{model_id} was replaced while the request waited.")
+
+    def _entry(self, model: ResolvedModel, background: bool) -> _Entry:
         if self._closed:
             raise NotReadyError("The replica shuts down.")
         entry = self._entries.pop(model.id, None)
         if entry is None:
             if failure := self._failures.blocking(model.id):
                 raise self._failures.error_of(failure)
-            entry = _Entry(model)
+            entry = _Entry(model, self._clock())
             # Told first: a load that fails at once must be told after it.
             self._tell(self._listeners.on_loading, model.id)
-            entry.loading = asyncio.create_task(self._bring_in(entry))
+            entry.queued_behind_candidates = background
+            lock = self._one_background_load if background else self._one_load
+            entry.loading = asyncio.create_task(self._bring_in(entry, lock))
+        elif entry.queued_behind_candidates and entry.loading is not None and not background:
+            # Now somebody waits for it, and the candidate that is loaded before it may hang.
+            entry.queued_behind_candidates = False
+            entry.loading.cancel()
+            entry.loading = asyncio.create_task(self._bring_in(entry, self._one_load))
         self._entries[model.id] = entry  # last: used most recently
         return entry
 
@@ -193,40 +327,99 @@ class ModelPool:
         if failure is not None:
             raise self._failures.error_of(failure)
 
-    async def _bring_in(self, entry: _Entry) -> LoadFailure | None:
+    async def _bring_in(self, entry: _Entry, lock: asyncio.Lock) -> LoadFailure | None:
         """Loads. Returns the failure, as perhaps nobody waits any longer who could catch it."""
         model_id = entry.model.id
+        kept_out: dict[str, _Vacancy] = {}
         try:
-            loaded = await self._loaded(entry.model)
+            async with lock:
+                entry.queued_behind_candidates = False
+                await self._make_room(entry.model, kept_out)
+                loaded = await self._loaded(entry.model)
+            self._failures.forget(model_id)
+            entry.loaded, entry.loading = loaded, None
+            self._tell(self._listeners.on_loaded, model_id)
+            if entry.unwanted and not entry.leases:
+                self._drop(entry)
+            self._evict()
+            return None
         except Exception as error:
             logger.warning("model %s could not be loaded", model_id, exc_info=error)
             failure = self._failures.add(model_id, _as_load_error(model_id, error))
+            if entry.unwanted:
+                self._failures.forget(model_id)
+            entry.loading = None
             self._drop(entry)
             return failure
-        self._failures.forget(model_id)
-        entry.loaded, entry.loading = loaded, None
-        self._tell(self._listeners.on_loaded, model_id)
-        self._evict()
-        return None
+        finally:
+            entry.freed.set()
+            for other, vacancy in kept_out.items():
+                if self._vacancies.get(other) is vacancy:
+                    del self._vacancies[other]
+                vacancy.over.set()
+
+    async def _make_room(self, model: ResolvedModel, kept_out: dict[str, _Vacancy]) -> None:
+        """Waits until what is in use leaves room for this model.
+
+        A model under steady use is never free by itself: who asks for it newly waits until this
+        one is loaded. It is evicted then, and not before: this one may fail.
+
+        Args:
+            model: What is to be loaded.
+            kept_out: Gets those that are asked for in vain meanwhile, by id.
+        """
+        if self._unloading:
+            await asyncio.wait(set(self._unloading), timeout=_UNLOAD_WITHIN_S)
+        size = self._known_bytes(model)
+        self._check_fits(model.id, size)  # else others would make room in vain
+        while (other := self._in_the_way(size)) is not None:
+            vacancy = _Vacancy(during_load=True)
+            kept_out[other.model.id] = self._vacancies[other.model.id] = vacancy
+            await _until_free(other)
+
+    def _in_the_way(self, size: int) -> _Entry | None:
+        """The least recently used model of those in use, where these leave no room."""
+        held = [entry for entry in self._entries.values() if entry.loaded]
+        stay = [entry for entry in held if entry.leases or entry.model.id in self._pinned]
+        used = sum(entry.loaded.info.bytes for entry in stay if entry.loaded)
+        if self._budget is None or used + size <= self._budget:
+            return None
+        movable = (e for e in stay if e.model.id not in (*self._pinned, *self._vacancies))
+        return next(movable, None)
 
     async def _loaded(self, model: ResolvedModel) -> LoadedModel:
-        async with self._one_load:
-            estimate = model.spec.performance.bytes or self._measured.get(model.id)
-            if estimate is not None:
-                self._check_fits(model.id, estimate)
-            loaded = await run_within(
-                self._load_timeout_s,
-                lambda: self._load(model),
-                LoadedModel.unload,
-                f"loading {model.id}",
-            )
-            self._measured[model.id] = loaded.info.bytes
-            try:
-                self._check_fits(model.id, loaded.info.bytes)
-            except ModelTooLargeError:
-                self._unload(loaded)
-                raise
-            return loaded
+        self._check_fits(model.id, known := self._known_bytes(model))
+        self._loads[model.id] += 1
+        loaded = await run_within(
+            model.spec.load_timeout_s or self._load_timeout_s,
+            lambda: self._load_if_there_is_memory(model, known),
+            LoadedModel.unload,
+            f"loading {model.id}",
+        )
+        self._measured[model.id] = loaded.info.bytes
+        try:
+            self._check_fits(model.id, loaded.info.bytes)
+        except ModelTooLargeError:
+            self._unload(loaded)
+            raise
+        return loaded
+
+    def _known_bytes(self, model: ResolvedModel) -> int:
+        """What a model will take; 0 where nothing is known."""
+        return model.spec.performance.bytes or self._measured.get(model.id, 0)
+
+    def _load_if_there_is_memory(self, model: ResolvedModel, known: int) -> LoadedModel:
+        if model.placement.device == "cpu":
+            size = known or _checkpoint_bytes(model)
+            available = self._available_bytes() if size else 0
+            if size > available:
+                raise ModelTooLargeError(
+                    f"{model.id} takes {size} bytes or more, but this process can have only "
+                    f"{available} more: loading it would end the process and all its models. Give "
+                    "the replica more memory, or a lower `memory_bytes`, or choose a smaller "
+                    "model; where it takes less than its file, say so as `performance.bytes`."
+                )
+        return self._load(model)
 
     def _check_fits(self, model_id: str, size: int) -> None:
         if self._budget is None:
@@ -281,6 +474,19 @@ class ModelPool:
             logger.exception("a listener of the model pool failed for %s", model_id)
 
 
+def _checkpoint_bytes(model: ResolvedModel) -> int:
+    """The least that a model takes whose weights are a file here; 0 where nothing is known."""
+    path = weights_file(model.spec.pretrained) if model.spec.pretrained else None
+    size = path.stat().st_size if path is not None else 0
+    return size if model.placement.precision == "fp32" else size // 2  # the file may be fp32
+
+
+async def _until_free(entry: _Entry) -> None:
+    while entry.leases or entry.loading is not None:
+        entry.freed.clear()
+        await entry.freed.wait()
+
+
 def _unload_safely(loaded: LoadedModel) -> None:
     try:
         loaded.unload()
@@ -291,6 +497,11 @@ def _unload_safely(loaded: LoadedModel) -> None:
 def _as_load_error(model_id: str, error: Exception) -> ModelLoadError:
     if isinstance(error, ModelLoadError):
         return error
+    if isinstance(error, MemoryError):
+        said = f"ran out of memory while it was loaded{f' ({error})' if str(error) else ''}"
+        too_large = ModelTooLargeError(f"{model_id} {said}.")
+        too_large.__cause__ = error
+        return too_large
     if isinstance(error, DeadlineExceededError):
         said = error.detail
     else:

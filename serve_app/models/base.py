@@ -211,7 +211,8 @@ class DualEncoder(SimilarityModel):
 
         Rounding takes the product of two unit rows past 1 by up to 1e-6; a cosine is not.
         """
-        return ScoreInputs(max(-1.0, min(1.0, cosine)), self.logit_scale, self.logit_bias)
+        # In this order NaN stays what it is, and does not become a perfect match.
+        return ScoreInputs(min(max(cosine, -1.0), 1.0), self.logit_scale, self.logit_bias)
 
     def compute_similarity(self, pairs: Sequence[tuple[Pixels, str]]) -> list[Scores]:
         """Scores pairs; an image object or a text that stands in several is encoded once."""

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from serve_app.config.document import Document
 from serve_app.config.faults import LocatedMessage, located_messages, show, suggestion
 from serve_app.config.overrides import environment_name
+from serve_app.config.parity import read_parity
 from serve_app.config.routing_source import RoutingDocument
 from serve_app.config.spec import NAME_PATTERN, ModelSpec
 from serve_app.errors import ConfigError, Fault, ModelLoadError
@@ -147,6 +148,12 @@ class DynamicModelRegistry:
             else:
                 key = document.key((name, *finding.field.split(".")))
                 notices.append(Fault(key, finding.message))
+        if spec.parity is not None and "parity" not in silent:
+            try:
+                read_parity(spec.parity)
+            except ConfigError as error:
+                for found in error.faults:
+                    fault("parity.file", str(found))
         try:
             _canonical(spec.options)
         except (TypeError, ValueError) as error:

@@ -58,7 +58,11 @@ def test_specs_faults_are_for_people(raw: Any, key: str, message: str) -> None:
         ({"pools": [{"name": "a"}, {"name": "a"}]}, "x.pools", "named twice: a"),
         ({"pools": []}, "x.pools", "at least one pool"),
         ({"limits": {"max_pair": 1}}, "x.limits.max_pair", "did you mean 'max_pairs'?"),
-        ({"zebra": 1}, "x.zebra", "unknown key; known are: ingress, limits, log_level, pools"),
+        (
+            {"zebra": 1},
+            "x.zebra",
+            "unknown key; known are: control, ingress, limits, log_level, pools",
+        ),
     ],
 )
 def test_arguments_faults_have_no_trace_of_unions(raw: Any, key: str, message: str) -> None:
