@@ -32,7 +32,17 @@ class Failure:
         return replace(self, retry_at=float("-inf"))
 
 
-def failure_of(attempt: int, reason: str, now: float) -> Failure:
-    """A failure; the wait is 5 s after the first attempt, and doubles up to 300 s."""
+def failure_of(attempt: int, reason: str, now: float, *, fatal: bool = False) -> Failure:
+    """A failure; the wait is 5 s after the first attempt, and doubles up to 300 s.
+
+    Args:
+        attempt: Counts up.
+        reason: In words.
+        now: By the plane's steady clock.
+        fatal: Whether a replica died of it: the wait is the longest at once, as each try costs
+            one.
+    """
+    if fatal:
+        return Failure(attempt, reason, now + LAST_RETRY_S)
     doublings = min(max(attempt - 1, 0), _MOST_DOUBLINGS)
     return Failure(attempt, reason, now + min(FIRST_RETRY_S * 2.0**doublings, LAST_RETRY_S))

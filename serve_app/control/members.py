@@ -103,9 +103,9 @@ class Members:
         self._entries: dict[str, _Entry] = {}
         self._signal = Signal()
 
-    def join(self, member: Member) -> None:
+    def join(self, member: Member, report: MemberReport | None = None) -> None:
         """Takes a member in. It has acknowledged nothing: that takes a `seen` with a version."""
-        self._entries[member.id] = _Entry(member, self._clock())
+        self._entries[member.id] = _Entry(member, self._clock(), report=dict(report or {}))
         self._signal.send()
 
     def seen(
@@ -153,6 +153,11 @@ class Members:
             and kind in (None, entry.member.kind)
             and pool in (None, entry.member.pool)
         )
+
+    def fallen(self) -> tuple[Member, ...]:
+        """Members that were not heard of any more, as long as they are remembered."""
+        self._forget()
+        return tuple(entry.member for entry in self._entries.values() if not self._alive(entry))
 
     def report_of(self, member_id: str) -> MemberReport:
         """The last report of a member; empty where there is none."""

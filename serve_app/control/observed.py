@@ -24,6 +24,7 @@ class Observed:
         pool_counter: By pool, the counter of the version that all live replicas have at least;
             a pool without any is not in it.
         ingress_counter: The same of the ingresses; infinite where there is none.
+        fallen: By pool, the last report of each replica that is not heard of any more.
     """
 
     now: float = 0.0
@@ -31,6 +32,7 @@ class Observed:
     pools: Mapping[str, Mapping[str, MemberReport]] = field(default_factory=dict)
     pool_counter: Mapping[str, float] = field(default_factory=dict)
     ingress_counter: float = _ALL
+    fallen: Mapping[str, Mapping[str, MemberReport]] = field(default_factory=dict)
 
     def ready_on(self, model: ResolvedModel) -> tuple[int, int]:
         """How many replicas of the model's pool hold it, of how many."""
@@ -76,6 +78,14 @@ class Observed:
             return None
         reason = next(iter(failed.values()))
         return reason if len(replicas) == 1 else f"on {', '.join(failed)}: {reason}"
+
+    def fatal(self, model: ResolvedModel, attempt: int) -> str | None:
+        """Which replica of the model's pool died in this attempt, in words, if one did."""
+        for member, report in self.fallen.get(model.spec.pool, {}).items():
+            found = report.get(model.id)
+            if found is not None and (found.state, found.attempt) == ("loading", attempt):
+                return f"the replica {member} died while it loaded it, perhaps for want of memory"
+        return None
 
     def tried(self, model: ResolvedModel) -> int:
         """The last attempt that failed on a replica of the model's pool; 0 where none did.
@@ -134,7 +144,11 @@ def observe(members: Members, incarnation: str, now: float, wall: float) -> Obse
         else:
             pools.setdefault(member.pool, {})[member.id] = members.report_of(member.id)
             pool_counter[member.pool] = min(pool_counter.get(member.pool, _ALL), counter)
-    return Observed(now, wall, pools, pool_counter, ingress_counter)
+    fallen: dict[str, dict[str, MemberReport]] = {}
+    for member in members.fallen():
+        if member.pool is not None:
+            fallen.setdefault(member.pool, {})[member.id] = members.report_of(member.id)
+    return Observed(now, wall, pools, pool_counter, ingress_counter, fallen)
 
 
 def _counter(version: Version | None, incarnation: str) -> float:

@@ -20,6 +20,7 @@ from serve_app.control.description import Description, describe
 from serve_app.control.desired import DesiredState
 from serve_app.control.effect import effect_of
 from serve_app.control.members import Member, MemberKind, MemberReport, Members
+from serve_app.control.observer import ControlObserver
 from serve_app.control.operations import Operation, OperationResult
 from serve_app.control.publisher import Publisher, force_differs
 from serve_app.control.snapshot import ServingSnapshot
@@ -45,6 +46,7 @@ class ControlPlane:
         timing: How long to wait for what.
         clock: Seconds, steady.
         wall: Seconds since 1970.
+        observer: Is told what happens, for metrics.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ControlPlane:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        observer: ControlObserver | None = None,
     ) -> None:
         self._configuration = DeclaredConfiguration(registry, models, routing)
         self._store = store or MemoryStateStore()
@@ -65,7 +68,13 @@ class ControlPlane:
         self._desired = DesiredState(self._store, wall)
         self._members = Members(clock, timing.expires_s, timing.tick_s)
         self._publisher = Publisher(
-            self._desired, self._members, self._store, timing, clock=clock, wall=wall
+            self._desired,
+            self._members,
+            self._store,
+            timing,
+            clock=clock,
+            wall=wall,
+            observer=observer,
         )
         self._adopts_until = float("-inf")
         self._adopted: Version | None = None
@@ -107,17 +116,34 @@ class ControlPlane:
                 faults = error.faults
             await to_the_end(self._take(found, faults))
 
-    async def join(self, member: Member, holding: ServingSnapshot | None = None) -> ServingSnapshot:
-        """Takes a member in.
+    async def current(self) -> ServingSnapshot:
+        """What is served now, for who is no member yet.
 
-        Args:
-            member: Who.
-            holding: What it serves until now. A plane that has lost its state goes on with it.
+        A replica that starts loads what is resident first, and joins when it holds it: until then
+        it answers nothing, and nobody has to wait for it.
 
         Raises:
             NotReadyError: There is nothing to serve yet, because what is declared has faults.
         """
-        return await to_the_end(self._join(member, holding))
+        return self._current()
+
+    async def join(
+        self,
+        member: Member,
+        holding: ServingSnapshot | None = None,
+        report: MemberReport | None = None,
+    ) -> ServingSnapshot:
+        """Takes a member in; from now on nothing is switched to before a replica holds it.
+
+        Args:
+            member: Who.
+            holding: What it serves until now. A plane that has lost its state goes on with it.
+            report: What a replica holds.
+
+        Raises:
+            NotReadyError: There is nothing to serve yet, because what is declared has faults.
+        """
+        return await to_the_end(self._join(member, holding, report))
 
     async def follow(
         self,
@@ -234,7 +260,9 @@ class ControlPlane:
         self._publisher.tell(faults)
         await self._publisher.reconcile()
 
-    async def _join(self, member: Member, holding: ServingSnapshot | None) -> ServingSnapshot:
+    async def _join(
+        self, member: Member, holding: ServingSnapshot | None, report: MemberReport | None
+    ) -> ServingSnapshot:
         async with self._lock:
             if holding is not None and self._adopts(holding):
                 declared, faults = self._desired.declared, self._publisher.faults
@@ -244,12 +272,16 @@ class ControlPlane:
                 await self._take_over(declared, faults)
             elif holding is not None:
                 self._publisher.remember(holding)
-            current = self._publisher.current
-            if current is None:
-                why = "; ".join(map(str, self._publisher.faults)) or "it is starting"
-                raise NotReadyError(f"There is nothing to serve yet: {why}")
-            self._members.join(member)
+            current = self._current()
+            self._members.join(member, report)
         self._wake.set()
+        return current
+
+    def _current(self) -> ServingSnapshot:
+        current = self._publisher.current
+        if current is None:
+            why = "; ".join(map(str, self._publisher.faults)) or "it is starting"
+            raise NotReadyError(f"There is nothing to serve yet: {why}")
         return current
 
     def _adopts(self, holding: ServingSnapshot) -> bool:

@@ -10,11 +10,13 @@ import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from serve_app.control.beginning import first_snapshot, force_of, recovered_snapshot
 from serve_app.control.desired import DesiredState
 from serve_app.control.members import Members
 from serve_app.control.observed import observe
+from serve_app.control.observer import ControlObserver, tell
 from serve_app.control.plan import Plan
 from serve_app.control.progress import Progress
 from serve_app.control.records import routing_json
@@ -42,6 +44,7 @@ class Publisher:
         timing: How long to wait for what.
         clock: Seconds, steady.
         wall: Seconds since 1970.
+        observer: Is told what happens.
 
     Attributes:
         current: The last publication; None before the first.
@@ -60,6 +63,7 @@ class Publisher:
         *,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        observer: ControlObserver | None = None,
     ) -> None:
         self.current: ServingSnapshot | None = None
         self.plan: Plan | None = None
@@ -72,6 +76,7 @@ class Publisher:
         self._timing = timing
         self._clock = clock
         self._wall = wall
+        self._observer = observer
         self._incarnation = uuid.uuid4().hex[:12]
         self._counter = 0
         self._declared_faults: tuple[Fault, ...] = ()
@@ -94,6 +99,9 @@ class Publisher:
             _log.error("A change of the configuration is refused:\n%s", listing)
         if self._declared_faults and not faults:
             _log.info("The configuration is valid again.")
+        observer = self._observer
+        if observer is not None and faults != self._declared_faults:
+            tell(lambda: observer.refused(faults))
         self._declared_faults = faults
 
     def recover(self, force: InForce) -> None:
@@ -159,8 +167,7 @@ class Publisher:
     def _begin(self, snapshot: ServingSnapshot) -> None:
         self.progress = Progress.of(snapshot)
         self.plan = None
-        self.current = self._dressed(snapshot)
-        self.published.send()
+        self._show(self._dressed(snapshot))
 
     def _dressed(self, snapshot: ServingSnapshot) -> ServingSnapshot:
         declared = self._desired.declared
@@ -178,8 +185,28 @@ class Publisher:
             self._publish(dressed)
 
     def _publish(self, snapshot: ServingSnapshot) -> None:
-        self.current = replace(snapshot, version=self._next_version())
+        self._show(replace(snapshot, version=self._next_version()))
+
+    def _show(self, snapshot: ServingSnapshot) -> None:
+        before = self.current.statuses if self.current is not None else {}
+        self.current = snapshot
         self.published.send()
+        observer = self._observer
+        for model_id, status in snapshot.statuses.items():
+            known = before.get(model_id)
+            if known is not None and known.state == status.state:
+                continue
+            _log.log(
+                logging.WARNING if status.state == "failed" else logging.INFO,
+                "%s is %s%s",
+                model_id,
+                status.state,
+                f": {status.reason}" if status.reason else "",
+            )
+            if observer is not None:
+                tell(partial(observer.state, model_id, status.state, status.reason))
+        if observer is not None:
+            tell(partial(observer.published, snapshot))
 
     def _next_version(self) -> Version:
         self._counter += 1

@@ -21,9 +21,9 @@ from serve_app.models.snapshot import ResolvedModel
 from serve_app.routing.table import RoutingTable
 
 Step = Literal["settled", "switch", "load", "try", "introduce", "blocked"]
-"""`settled`: answers already. `switch`: may answer now. `load`: every replica of the pool loads it
-first. `try`: one does. `introduce`: the replicas have to hear of it first. `blocked`: it failed,
-and it is too early for the next attempt."""
+"""`settled`: answers already. `switch`: may answer now. `try`: one replica loads it first. `load`:
+one holds it, and all others of the pool load it. `introduce`: the replicas have to hear of it
+first. `blocked`: it failed, and it is too early for the next attempt."""
 
 _DONE: tuple[Step, ...] = ("settled", "switch")
 
@@ -236,7 +236,10 @@ class _Planning:
         # A replica may hold what it can no longer be asked for by name, because it was retired.
         if self._observed.everywhere(model) and self._known(model):
             return "switch"
-        return "blocked" if self._blocked(model) else "load"
+        if self._blocked(model):
+            return "blocked"
+        # One replica tries it for all: what kills the process that loads it must not cost the pool.
+        return "load" if self._observed.ready_on(model)[0] else "try"
 
     def _on_demand_step(self, model: ResolvedModel, taken: set[str]) -> Step:
         if self._placed(model):
@@ -289,7 +292,11 @@ def _absorbed(
     found = dict(failures)
     for model_id, attempt in current.candidates.items():
         model = current.moving.get(model_id) or current.catalog[model_id]
-        reason = observed.failure(model, attempt)
+        known = found.get(model_id)
+        if known is not None and known.attempt >= attempt:
+            continue
+        fatal = observed.fatal(model, attempt)
+        reason = fatal or observed.failure(model, attempt)
         if reason is not None:
-            found[model_id] = failure_of(attempt, reason, observed.now)
+            found[model_id] = failure_of(attempt, reason, observed.now, fatal=fatal is not None)
     return found

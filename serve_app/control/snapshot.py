@@ -158,6 +158,10 @@ class ServingSnapshot:
         """What replicas of a model's pool hold before they are ready; the default comes first."""
         return tuple(self.catalog[model_id] for model_id in self.resident)
 
+    def addressable(self) -> tuple[ResolvedModel, ...]:
+        """Everything that `by_id` finds."""
+        return tuple(self.catalog.values())
+
     def for_pool(self, pool: str) -> tuple[ResolvedModel, ...]:
         """The active models that a pool holds, in order of declaration."""
         return tuple(item for item in self.models.values() if item.spec.pool == pool)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serve_app.config.settings import STATE_SCHEME, STATE_URL
 from serve_app.control.overrides import OverridesView
 from serve_app.control.records import (
     models_from_json,
@@ -20,11 +21,6 @@ from serve_app.control.records import (
 )
 from serve_app.control.store import AuditEntry, ConfigurationSnapshot, InForce, StoredState
 from serve_app.errors import ConfigError, Fault
-
-STATE_URL = "SIMILARITY_STATE_URL"
-"""What faults are named by."""
-
-STATE_SCHEME = "sqlite:///"
 
 SCHEMA_VERSION = 1
 

@@ -2,11 +2,17 @@ from __future__ import annotations
 
 import pytest
 
+from serve_app.control.members import Member, ModelReport
+from serve_app.control.plane import ControlPlane
+from serve_app.control.snapshot import ModelState, ServingSnapshot
 from serve_app.errors import Fault, NotReadyError, UnknownModelError
+from serve_app.models.registry import DynamicModelRegistry
 from tests.unit.control.fleet import (
     EXPIRES_S,
+    POOLS,
     Ingress,
     Replica,
+    Source,
     eventually,
     fleet,
     id_of,
@@ -142,14 +148,109 @@ async def test_who_joins_in_between_must_hold_the_candidate_too() -> None:
         await made.declare({**TWO, "fast": spec(7)})
         await eventually(lambda: new in one.states)
         await made.add(two)
+        await settle()
+        assert two.loads == [(old, 0)], "the first has not said yet that it can be loaded"
+        one.finish(new)
         await eventually(lambda: new in two.states)
         assert two.loads == [(old, 0), (new, 1)]
-        one.finish(new)
         await settle()
         assert ingress.answer() == old
         two.finish(new)
         await made.complete()
         assert ingress.answer() == new
+
+
+async def test_one_replica_tries_before_all_load() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        replicas, ingress = [Replica(f"r{number}") for number in range(3)], Ingress("i1")
+        await made.add(*replicas, ingress)
+        await made.complete()
+        broken = new_id("fast", 7)
+        for replica in replicas:
+            replica.broken[broken] = "no"
+        await made.declare({**TWO, "fast": spec(7)})
+        await eventually(lambda: broken in made.plane._publisher.progress.failures)
+        await settle()
+        assert sum((broken, 1) in replica.loads for replica in replicas) == 1
+        for replica in replicas:
+            replica.broken.clear()
+        made.clock.advance(6)
+        await made.complete()
+        assert ingress.answer() == broken
+        assert all((broken, 2) in replica.loads for replica in replicas)
+
+
+async def test_a_candidate_that_kills_a_replica_costs_one_and_is_not_tried_again_at_once() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        one, two, ingress = Replica("r1"), Replica("r2"), Ingress("i1")
+        await made.add(one, two, ingress)
+        await made.complete()
+        old, deadly = ingress.answer(), new_id("fast", 7)
+        for replica in (one, two):
+            replica.slow.add(deadly)
+        await made.declare({**TWO, "fast": spec(7)})
+        await eventually(lambda: deadly in one.states or deadly in two.states)
+        victim, other = (one, two) if deadly in one.states else (two, one)
+        await victim.stop()
+        again = Replica("r3")  # what comes in its place must not be killed too
+        again.slow.add(deadly)
+        await made.add(again)
+        await settle()
+        made.clock.advance(EXPIRES_S + 1)
+        await eventually(lambda: deadly in made.plane._publisher.progress.failures)
+        reason = (await made.status(deadly)).reason
+        assert reason is not None and f"{victim.member.id} died while it loaded it" in reason
+        for _ in range(4):
+            made.clock.advance(70)
+            await settle()
+        assert all(key != deadly for follower in (other, again) for key, _ in follower.loads)
+        assert ingress.answer() == old
+        made.clock.advance(30)
+        await eventually(lambda: any(key == deadly for key, _ in (*other.loads, *again.loads)))
+
+
+async def test_a_starting_replica_is_not_waited_for_until_it_joins_with_what_it_holds() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        one, ingress = Replica("r1"), Ingress("i1")
+        await made.add(one, ingress)
+        await made.complete()
+        current = await made.plane.current()
+        assert current is made.plane._publisher.current
+        new = new_id("fast", 7)
+        await made.declare({**TWO, "fast": spec(7)})
+        await made.complete()
+        assert ingress.answer() == new
+        report = {model_id: ModelReport("ready") for model_id in current.resident}
+        joined = await made.plane.join(Member("r2", "pool", "default"), None, report)
+        assert new in joined.resident
+        told = {member.id: member for member in (await made.plane.describe()).members}
+        assert dict(told["r2"].report) == report
+
+
+async def test_an_observer_is_told_and_its_errors_hurt_nobody() -> None:
+    states: list[tuple[str, str]] = []
+
+    class Observer:
+        def state(self, model_id: str, state: ModelState, reason: str | None) -> None:
+            states.append((model_id, state))
+            raise RuntimeError("the observer is broken")
+
+        def refused(self, faults: tuple[Fault, ...]) -> None:
+            states.append(("faults", str(len(faults))))
+
+        def published(self, snapshot: ServingSnapshot) -> None:
+            raise RuntimeError("the observer is broken")
+
+    source = Source(TWO)
+    plane = ControlPlane(DynamicModelRegistry(POOLS), source, observer=Observer())
+    await plane.start()
+    snapshot = await plane.current()
+    assert (snapshot.active["fast"], "active") in states
+    source.broken = "is empty"
+    await plane.poll()
+    source.broken = None
+    await plane.poll()
+    assert states[-2:] == [("faults", "1"), ("faults", "0")]
 
 
 async def test_without_a_replica_nothing_is_switched() -> None:
@@ -249,7 +350,7 @@ async def test_a_model_that_moves_to_another_pool_is_loaded_there_first() -> Non
         assert ingress.snapshot.by_id(fast).spec.pool == "default"
         status = await made.status(fast)
         assert status.state == "active"
-        assert status.note == "moves to the pool 'other': ready on 0 of 1 replicas"
+        assert status.note == "moves to the pool 'other': one replica tries it: r2"
         there.finish(fast)
         await made.complete()
         assert ingress.snapshot.by_id(fast).spec.pool == "other"

@@ -135,7 +135,7 @@ def test_a_changed_model_that_the_routing_in_force_names_is_loaded_everywhere() 
     for _ in range(3):
         made = run.step(seen(r1=one, r2=two))
         assert made.snapshot.active["b"] == B1.id
-        assert made.snapshot.trials == {}
+        assert new.id not in made.snapshot.trials
     made = run.step(seen(r1=two, r2=two))
     assert made.snapshot.active["b"] == new.id
     assert made.snapshot.resident == (A1.id, new.id)
