@@ -7,7 +7,8 @@ import ray
 from ray.serve import Application
 
 from serve_app.config.args import AppArgs
-from serve_app.config.declaration import read_declaration
+from serve_app.config.declaration import configuration_from_environment, read_declaration
+from serve_app.control.sqlite_store import SqliteStateStore
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.placement import pool_placement
 from serve_app.models.registry import DynamicModelRegistry
@@ -17,18 +18,23 @@ from serve_app.serving.builder import build_application
 def build_app(args: AppArgs) -> Application:
     """Builds the application; Ray Serve calls it with the `args` of its configuration.
 
-    The environment is read here, once, and frozen into the deployments' arguments: no replica
-    reads it for itself, so no two can disagree.
+    The environment is read here, once, and frozen into the control plane's arguments: no replica
+    reads it for itself, so no two can disagree. A file that it names is followed.
 
     Args:
         args: Validated by Ray Serve; unknown keys are refused.
 
     Raises:
-        ConfigError: Models or routing have faults; all of them are named.
+        ConfigError: Models, routing or settings have faults; all of them are named.
     """
     has_gpu = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0
     placements = {pool.name: pool_placement(pool, has_gpu=has_gpu) for pool in args.pools}
-    registry = DynamicModelRegistry(placements, SimilarityModelFactory())
     declared = read_declaration()
-    snapshot = registry.update(declared.models, declared.routing)
-    return build_application(args, snapshot, placements)
+    # Refused here, what runs goes on; the control plane reads it again and follows it.
+    DynamicModelRegistry(placements, SimilarityModelFactory()).update(
+        declared.models, declared.routing
+    )
+    configuration = configuration_from_environment()
+    if configuration.state_url is not None:
+        SqliteStateStore(configuration.state_url).close()
+    return build_application(args, configuration, placements)

@@ -40,11 +40,22 @@ class HttpClient:
 
     async def send(self, index: int) -> str | None:
         """Sends one request; returns what was wrong with the answer, or None."""
+        answer = await self.exchange(self._requests[index])
+        if isinstance(answer, str):
+            return answer
+        status, body = answer
+        if status != 200:
+            return f"HTTP {status}: {body[:200].decode('utf-8', 'replace')}"
+        results = json.loads(body)["results"]
+        return score_fault([result.get("score") for result in results], self._texts)
+
+    async def exchange(self, request: bytes) -> tuple[int, bytes] | str:
+        """Sends a whole request; returns status and body, or what was wrong with the connection."""
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(*self._address, limit=_BUFFER_BYTES)
             reader, writer = self._streams
-            writer.write(self._requests[index])
+            writer.write(request)
             await writer.drain()
             status, body, keep = await _read_answer(reader)
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
@@ -52,10 +63,7 @@ class HttpClient:
             return f"connection: {type(error).__name__}"
         if not keep:
             await self.close()
-        if status != 200:
-            return f"HTTP {status}: {body[:200].decode('utf-8', 'replace')}"
-        results = json.loads(body)["results"]
-        return score_fault([result.get("score") for result in results], self._texts)
+        return status, body
 
     async def close(self) -> None:
         """Closes the connection, if there is one."""

@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -31,9 +32,16 @@ class ServiceProcess:
     Args:
         models: Text of `SIMILARITY_MODELS`; None: the demo models.
         config: A Serve config file; None: the defaults.
+        environment: Further variables of the process.
     """
 
-    def __init__(self, *, models: str | None = None, config: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        models: str | None = None,
+        config: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
@@ -48,7 +56,10 @@ class ServiceProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env=child_environment(models=models, ray_token=self.ray_token),
+            env={
+                **child_environment(models=models, ray_token=self.ray_token),
+                **(environment or {}),
+            },
         )
 
     def __enter__(self) -> ServiceProcess:
@@ -121,17 +132,28 @@ class ServiceProcess:
             does not tell.
         """
         found = []
+        for deployment, process in self._replicas():
+            memory = process.memory_full_info()
+            found.append(
+                {
+                    "deployment": deployment,
+                    "pid": process.pid,
+                    "pss_bytes": getattr(memory, "pss", None),
+                }
+            )
+        return found
+
+    def replica_pids(self, deployment: str) -> list[int]:
+        """Process ids of a deployment's replicas that are alive now."""
+        return [process.pid for name, process in self._replicas() if name == deployment]
+
+    def _replicas(self) -> list[tuple[str, psutil.Process]]:
+        """Deployment and process of every replica."""
+        found = []
         for process in self._family():
             title = " ".join(_command_line(process))
             if _REPLICA in title:
-                memory = process.memory_full_info()
-                found.append(
-                    {
-                        "deployment": title.partition(_REPLICA)[2].split(":")[-1].split()[0],
-                        "pid": process.pid,
-                        "pss_bytes": getattr(memory, "pss", None),
-                    }
-                )
+                found.append((title.partition(_REPLICA)[2].split(":")[-1].split()[0], process))
         return found
 
     def _family(self) -> list[psutil.Process]:

@@ -8,9 +8,11 @@ import typer
 
 from serve_app import __version__
 from serve_app.bench.command import bench_command
+from serve_app.cli import admin
 from serve_app.cli.check_config import check_config
 from serve_app.cli.failures import ReportingGroup
 from serve_app.cli.models import models
+from serve_app.cli.parity import record_parity
 from serve_app.cli.score import score
 from serve_app.cli.serve import serve
 
@@ -51,9 +53,23 @@ app.command()(serve)
 app.command()(score)
 app.command()(models)
 app.command()(check_config)
+app.command()(record_parity)
+for operation in (
+    admin.promote,
+    admin.rollback,
+    admin.pin,
+    admin.unpin,
+    admin.weights,
+    admin.clear,
+    admin.status,
+    admin.audit,
+):
+    app.command(rich_help_panel="Operate a running service")(operation)
 app.command("bench")(bench_command)
 
 
 def main() -> None:
-    """Runs the command line; exits with 0, 1 (an item or the service failed) or 2 (usage)."""
+    """Runs the command line; exits with 0, 1 (an item or the service failed), 2 (usage) or
+    3 (an operation is not in effect yet).
+    """
     app()

@@ -167,7 +167,7 @@ def _print_fine(file: Path, checked: _Checked, *, as_json: bool) -> None:
 
     from serve_app.cli.models import print_models
     from serve_app.cli.output import new_table, print_json, stdout
-    from serve_app.serving.answers import model_answer
+    from serve_app.serving.inventory import model_answer
 
     snapshot = checked.snapshot
     models = (

@@ -9,6 +9,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+_STATE_STYLES = {"active": "green", "failed": "bold red"}
+
 
 def models(
     url: Annotated[
@@ -46,15 +48,11 @@ def _served(url: str) -> dict[str, Any]:
 def _declared() -> dict[str, Any]:
     from serve_app.cli.local import snapshot_here
     from serve_app.config.declaration import read_declaration
-    from serve_app.serving.answers import model_answer
+    from serve_app.serving.inventory import models_answer
 
     declared = read_declaration()
     snapshot = snapshot_here(declared.models, routing=declared.routing)
-    return {
-        "object": "list",
-        "version": snapshot.version,
-        "data": [model_answer(model, snapshot, None) for model in snapshot.models.values()],
-    }
+    return models_answer(snapshot, lambda _: None)
 
 
 def print_models(models: list[dict[str, Any]], console: Console, *, served: bool) -> None:
@@ -64,7 +62,7 @@ def print_models(models: list[dict[str, Any]], console: Console, *, served: bool
     from serve_app.cli.output import new_table, shortened
 
     headers = ["model", "architecture", "pretrained", "pool", "device"]
-    table = new_table(*headers, *(["loaded"] if served else []))
+    table = new_table(*headers, *(["state", "loaded"] if served else []))
     for model in models:
         cells = [
             Text(model["id"], style="green" if model["default"] else ""),
@@ -74,9 +72,14 @@ def print_models(models: list[dict[str, Any]], console: Console, *, served: bool
             Text(f"{model['device']} {model['precision']}"),
         ]
         if served:
+            state = model.get("state") or ""
+            cells.append(Text(state, style=_STATE_STYLES.get(state, "yellow")))
             cells.append(Text("yes", style="green") if model["loaded"] else Text("no"))
         table.add_row(*cells)
     console.print(table)
+    for model in models:
+        if served and model.get("reason"):
+            console.print(Text(f"{model['id']}: {model['reason']}", style="red"), soft_wrap=True)
     for model in models:
         if model["default"]:
             console.print(Text(f"default: {model['name']}", style="dim"))

@@ -54,30 +54,31 @@ class HttpTransport:
 
     def score(self, request: ScoreRequest) -> ScoreResponse:
         """See `Transport.score`."""
-        return codec.score_response(self._exchange(codec.score_call("/v1/score", request)))
+        return codec.score_response(self.exchange(codec.score_call("/v1/score", request)))
 
     def rank(self, request: ScoreRequest) -> ScoreResponse:
         """See `Transport.rank`."""
-        return codec.score_response(self._exchange(codec.score_call("/v1/rank", request)))
+        return codec.score_response(self.exchange(codec.score_call("/v1/rank", request)))
 
     def embed(self, request: EmbedRequest) -> EmbedResponse:
         """See `Transport.embed`."""
-        return codec.embed_response(self._exchange(codec.embed_call(request)))
+        return codec.embed_response(self.exchange(codec.embed_call(request)))
 
     def models(self) -> dict[str, Any]:
         """See `Transport.models`."""
-        return codec.models_response(self._exchange(HttpCall("GET", "/v1/models")))
+        return codec.models_response(self.exchange(HttpCall("GET", "/v1/models")))
 
     def ready(self) -> None:
         """See `Transport.ready`; asks once, for who asks this decides when to ask again."""
         once = replace(self._policy, retries=0)
-        codec.check_ready(self._exchange(HttpCall("GET", "/readyz"), once))
+        codec.check_ready(self.exchange(HttpCall("GET", "/readyz"), once))
 
     def close(self) -> None:
         """Closes the connections."""
         self._client.close()
 
-    def _exchange(self, call: HttpCall, policy: RetryPolicy | None = None) -> HttpReply:
+    def exchange(self, call: HttpCall, policy: RetryPolicy | None = None) -> HttpReply:
+        """Sends any call, with the retries of this transport or of another policy."""
         policy = policy or self._policy
 
         def send(timeout_s: float) -> HttpReply:

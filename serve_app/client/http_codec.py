@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -35,6 +35,9 @@ from serve_app.types import (
 )
 
 _PASSING_CODES = ("overloaded", "not_ready")
+
+
+_ACCEPTED = 202
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,11 @@ def models_response(reply: HttpReply) -> dict[str, Any]:
     if not isinstance(answer.get("data"), list):
         raise _foreign(reply)
     return answer
+
+
+def json_object(reply: HttpReply) -> dict[str, Any]:
+    """The JSON object of a success; also of one that is not complete yet (202)."""
+    return _answer(replace(reply, status=200) if reply.status == _ACCEPTED else reply)
 
 
 def check_ready(reply: HttpReply) -> None:

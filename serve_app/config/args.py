@@ -45,6 +45,8 @@ class PoolArgs(Strict):
         threads: Torch threads per replica; `auto` is the whole part of `cpus`, at least 1.
         replicas: A fixed number, or bounds for autoscaling.
         memory_bytes: Byte budget for loaded models per replica; None: no budget.
+        idle_ttl_s: Seconds after which a model that nobody asked for is unloaded; None: never.
+            What is routed, preloaded or pinned stays.
         max_ongoing_requests: Requests one replica works on or queues at a time.
     """
 
@@ -54,6 +56,7 @@ class PoolArgs(Strict):
     threads: int | Literal["auto"] = "auto"
     replicas: int | Autoscaling = 1
     memory_bytes: int | None = Field(default=None, gt=0)
+    idle_ttl_s: float | None = Field(default=None, gt=0)
     max_ongoing_requests: int = Field(default=64, ge=1)
 
     @field_validator("gpus")
@@ -85,6 +88,19 @@ class IngressArgs(Strict):
     _at_least_one = field_validator("replicas")(_at_least_one)
 
 
+class ControlArgs(Strict):
+    """The control plane: what is declared is looked at anew, and rolled out.
+
+    Attributes:
+        poll_s: Seconds between two looks at mounted files.
+        retire_after_s: Seconds for which a replaced revision may still be asked for by its id, and
+            stays loaded where there is room, so that going back to it is immediate.
+    """
+
+    poll_s: float = Field(default=2.0, ge=0.1)
+    retire_after_s: float = Field(default=600.0, ge=10.0)
+
+
 class Limits(Strict):
     """Bounds on what one caller may ask.
 
@@ -114,12 +130,14 @@ class AppArgs(Strict):
         pools: Replica pools; the first one is where specs without a `pool` go only if it is
             named `default`.
         ingress: The ingress deployment.
+        control: The control plane.
         limits: Bounds on what one caller may ask.
         log_level: Level of the application's log.
     """
 
     pools: tuple[PoolArgs, ...] = (PoolArgs(),)
     ingress: IngressArgs = IngressArgs()
+    control: ControlArgs = ControlArgs()
     limits: Limits = Limits()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -6,6 +6,7 @@ import os
 
 from serve_app.config.settings import MODELS, PREFIX
 
+_OWN_RAY = "RAY_SERVE_HAPROXY_"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -22,13 +23,13 @@ def child_environment(
             address. None: as Ray does by default.
 
     Returns:
-        Every variable of this process except those about models and threads, which are replaced
-        or left out.
+        Every variable of this process except those about models, threads, and files and ports of
+        this process's own Ray, which are replaced or left out.
     """
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(PREFIX) and name not in _THREADS
+        if not name.startswith((PREFIX, _OWN_RAY)) and name not in _THREADS
     }
     if models is not None:
         environment[MODELS] = models

@@ -1,15 +1,21 @@
-"""All that the environment declares, models and routing, faults included; validates no spec."""
+"""All that the environment declares, and where it comes from; validates no spec."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from serve_app.config.document import Document
+from serve_app.config.defaults import default_document
+from serve_app.config.document import Document, SpecSource
 from serve_app.config.faults import Origin
-from serve_app.config.routing_source import RoutingDocument, routing_source_from_environment
-from serve_app.config.settings import ROUTING
-from serve_app.config.sources import declared_models
+from serve_app.config.routing_source import (
+    RoutingDocument,
+    RoutingSource,
+    routing_source_from_environment,
+)
+from serve_app.config.settings import ROUTING, STATE_SCHEME, read_environment
+from serve_app.config.sources import declared_models, source_from_environment
 from serve_app.errors import ConfigError, Fault
 
 
@@ -60,3 +66,41 @@ def declared_routing(environ: Mapping[str, str] | None = None) -> RoutingDocumen
         return None if source is None else source.read()
     except ConfigError as error:
         return RoutingDocument({}, Origin(ROUTING), error.faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the environment says, frozen: with it a process far away does the same as one here.
+
+    Attributes:
+        models: Where models come from; a document for what never changes.
+        routing: Where routing comes from; None where nothing says anything about it.
+        state_url: Where overrides and history are kept; None: nothing outlives the process.
+        admin_token: What operators have to show; None: there is nothing to operate.
+    """
+
+    models: SpecSource | Document
+    routing: RoutingSource | None = None
+    state_url: str | None = None
+    admin_token: str | None = field(default=None, repr=False)
+
+
+def configuration_from_environment(environ: Mapping[str, str] | None = None) -> Configuration:
+    """What the environment says; paths in it are absolute, as they must be elsewhere.
+
+    Args:
+        environ: Instead of the process's environment.
+
+    Raises:
+        ConfigError: It contradicts itself; `read_declaration` names more.
+    """
+    settings = read_environment(environ)
+    state_url = settings.state_url
+    if state_url is not None:
+        state_url = STATE_SCHEME + str(Path(state_url.removeprefix(STATE_SCHEME)).absolute())
+    return Configuration(
+        source_from_environment(environ) or default_document(),
+        routing_source_from_environment(environ),
+        state_url,
+        settings.admin_token,
+    )

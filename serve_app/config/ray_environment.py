@@ -27,7 +27,6 @@ def ray_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
         # Half a minute by default, for load balancers elsewhere; this proxy is told at once.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # Five seconds by default: on a busy machine the proxy is then killed while it starts.

@@ -78,7 +78,8 @@ class FileRoutingSource:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        # Not resolved: a mounted ConfigMap is exchanged by a link. The reader may be elsewhere.
+        self.path = Path(path).absolute()
 
     def read(self) -> RoutingDocument:
         """Reads the file as it is now.

@@ -16,6 +16,12 @@ MODEL = "SIMILARITY_MODEL"
 OVERRIDE_PREFIX = "SIMILARITY_MODELS__"
 ROUTING = "SIMILARITY_ROUTING"
 ROUTING_FILE = "SIMILARITY_ROUTING_FILE"
+STATE_URL = "SIMILARITY_STATE_URL"
+STATE_SCHEME = "sqlite:///"
+ADMIN_TOKEN = "SIMILARITY_ADMIN_TOKEN"  # noqa: S105 - a name, not the token
+
+_SHORTEST_TOKEN = 16
+_NO_FILES = ("", ":memory:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,14 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(ROUTING, "Default, aliases and experiments: a YAML or JSON mapping."),
     Setting(ROUTING_FILE, "Path of a file with the mapping of SIMILARITY_ROUTING."),
+    Setting(
+        ADMIN_TOKEN,
+        "Turns the admin routes on, and is what they ask for: 16 characters or more.",
+    ),
+    Setting(
+        STATE_URL,
+        "Where overrides and history are kept: `sqlite:////absolute/path` or `sqlite:///path`.",
+    ),
 )
 """Every variable that is read."""
 
@@ -54,6 +68,8 @@ class Settings:
         overrides: The `SIMILARITY_MODELS__…` variables, by full name.
         routing: Text of `SIMILARITY_ROUTING`; None where it is not set.
         routing_file: `SIMILARITY_ROUTING_FILE`; None where it is not set.
+        admin_token: `SIMILARITY_ADMIN_TOKEN`; None where it is not set.
+        state_url: `SIMILARITY_STATE_URL`; None where it is not set.
         faults: Unknown variables, and variables that exclude each other.
     """
 
@@ -63,6 +79,8 @@ class Settings:
     overrides: Mapping[str, str] = field(default_factory=dict)
     routing: str | None = None
     routing_file: str | None = None
+    admin_token: str | None = field(default=None, repr=False)
+    state_url: str | None = None
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -93,7 +111,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     source = os.environ if environ is None else environ
     ours = {name: source[name] for name in sorted(source) if name.startswith(PREFIX)}
     overrides = {name: text for name, text in ours.items() if name.startswith(OVERRIDE_PREFIX)}
-    known = {MODELS, MODELS_FILE, MODEL, ROUTING, ROUTING_FILE}
+    known = {MODELS, MODELS_FILE, MODEL, ROUTING, ROUTING_FILE, ADMIN_TOKEN, STATE_URL}
     faults = [
         Fault(name, f"unknown variable{suggestion(name, known) or _known_variables()}")
         for name in ours
@@ -112,6 +130,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         )
     if ROUTING in ours and ROUTING_FILE in ours:
         faults.append(Fault(ROUTING_FILE, f"is set together with {ROUTING}; set one of them"))
+    faults.extend(_operating_faults(ours.get(ADMIN_TOKEN), ours.get(STATE_URL)))
     return Settings(
         models=ours.get(MODELS),
         models_file=ours.get(MODELS_FILE),
@@ -119,8 +138,27 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         overrides=overrides,
         routing=ours.get(ROUTING),
         routing_file=ours.get(ROUTING_FILE),
+        admin_token=ours.get(ADMIN_TOKEN),
+        state_url=ours.get(STATE_URL),
         faults=tuple(faults),
     )
+
+
+def _operating_faults(token: str | None, state_url: str | None) -> list[Fault]:
+    """What is wrong with the settings of operators; never with the token in it."""
+    faults = []
+    if token is not None and len(token) < _SHORTEST_TOKEN:
+        message = f"has {len(token)} characters; a token has at least {_SHORTEST_TOKEN}"
+        faults.append(Fault(ADMIN_TOKEN, message))
+    if token is not None and state_url is None:
+        message = f"needs {STATE_URL}: what operators change must outlive the process"
+        faults.append(Fault(ADMIN_TOKEN, message))
+    if state_url is not None and state_url.removeprefix(STATE_SCHEME).strip("/ ") in _NO_FILES:
+        faults.append(Fault(STATE_URL, f"must be {STATE_SCHEME}PATH, and names no file"))
+    elif state_url is not None and not state_url.startswith(STATE_SCHEME):
+        message = f"must be {STATE_SCHEME}PATH, not {state_url!r}; no other store is known"
+        faults.append(Fault(STATE_URL, message))
+    return faults
 
 
 def _known_variables() -> str:

@@ -83,7 +83,8 @@ class FileSource:
         overrides: Mapping[str, str] | None = None,
         faults: tuple[Fault, ...] = (),
     ) -> None:
-        self.path = Path(path)
+        # Not resolved: a mounted ConfigMap is exchanged by a link. The reader may be elsewhere.
+        self.path = Path(path).absolute()
         self._overrides = dict(overrides or {})
         self._faults = faults
 

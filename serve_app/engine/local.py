@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from serve_app.engine.batcher import MicroBatcher
-from serve_app.engine.lanes import IMAGE, NOT_FINITE, PAIR, TEXT, EncodedText, ScoredPair, lanes_of
+from serve_app.engine.lanes import IMAGE, PAIR, TEXT, EncodedText, ScoredPair, lanes_of
 from serve_app.engine.loading import LoadedModel, Loader, model_loader
+from serve_app.engine.pair_scores import asked_scores, pair_scores
 from serve_app.engine.permit import DevicePermit
 from serve_app.engine.pool import Listener, ModelPool, ModelState, PoolListeners
 from serve_app.engine.work import EmbedOutcome, EmbedWork, ScoreOutcome, ScoreWork
 from serve_app.errors import (
-    ModelFailedError,
     OverloadedError,
     UnknownMetricError,
     UnsupportedOperationError,
 )
-from serve_app.models.base import DualEncoder, Embeddings, ModelInfo, Scores
+from serve_app.models.base import DualEncoder, Embeddings, ModelInfo
 from serve_app.models.factory import SimilarityModelFactory
-from serve_app.models.registry import RegistrySnapshot
+from serve_app.models.snapshot import ResolvedModel, Snapshot
 from serve_app.scoring.metrics import METRICS
 from serve_app.types import ItemFault
 
@@ -32,7 +31,8 @@ class LocalExecutor:
     """Runs work on models that are loaded in this process.
 
     Args:
-        snapshot: The declared models; those it preloads stay resident once they are loaded.
+        snapshot: The models; those it preloads stay resident once they are loaded. None: `update`
+            says it before the first work.
         pool: Holds the models.
         permit: The device.
         max_waiting: Most images and texts that wait for one model.
@@ -40,7 +40,7 @@ class LocalExecutor:
 
     def __init__(
         self,
-        snapshot: RegistrySnapshot,
+        snapshot: Snapshot | None,
         pool: ModelPool,
         permit: DevicePermit,
         max_waiting: int = 1024,
@@ -49,12 +49,25 @@ class LocalExecutor:
         self._permit = permit
         self._max_waiting = max_waiting
         self._batchers: dict[str, tuple[LoadedModel, MicroBatcher]] = {}
-        self.update(snapshot)
+        self._snapshot: Snapshot
+        if snapshot is not None:
+            self.update(snapshot)
 
-    def update(self, snapshot: RegistrySnapshot) -> None:
-        """Swaps the declared models. Work in progress keeps what it has."""
+    @property
+    def pool(self) -> ModelPool:
+        """Holds the models."""
+        return self._pool
+
+    def update(self, snapshot: Snapshot, candidates: Iterable[ResolvedModel] = ()) -> None:
+        """Swaps the models. Work in progress keeps what it has.
+
+        Args:
+            snapshot: What may be asked for; what it preloads stays resident once it is loaded.
+            candidates: Models that stay resident besides.
+        """
         self._snapshot = snapshot
-        self._pool.set_pinned(model.id for model in snapshot.preloaded())
+        self._pool.set_pinned(model.id for model in (*snapshot.preloaded(), *candidates))
+        self._pool.keep_only(model.id for model in snapshot.addressable())
 
     async def describe(self, model_id: str) -> ModelInfo:
         """See `Executor.describe`."""
@@ -96,9 +109,10 @@ class LocalExecutor:
         return self._pool.states()
 
     def statistics(self) -> dict[str, Any]:
-        """What was run: `models` (resident ids) and `batches` (by id, see `BatchStatistics`)."""
+        """What was run: `models` (resident), `loads` (by id), `batches` (see `BatchStatistics`)."""
         return {
             "models": [info.id for info in self._pool.resident()],
+            "loads": self._pool.load_counts(),
             "batches": {
                 model_id: asdict(batcher.statistics)
                 for model_id, (_, batcher) in self._batchers.items()
@@ -141,7 +155,7 @@ class LocalExecutor:
         images: list[Any] = batch.results[IMAGE]
         texts: dict[str, Any] = dict(zip(variants, batch.results[TEXT], strict=True))
         scores = tuple(
-            _pair_scores(model, images[image], work.texts[text], texts, work.metrics)
+            pair_scores(model, images[image], work.texts[text], texts, work.metrics)
             for image, text in work.pairs
         )
         tokens = tuple(
@@ -159,32 +173,34 @@ class LocalExecutor:
             if isinstance(pair, ScoredPair):
                 tokens[text] = pair.tokens
         scores = tuple(
-            pair if isinstance(pair, ItemFault) else _only(pair.scores, work.metrics)
+            pair if isinstance(pair, ItemFault) else asked_scores(pair.scores, work.metrics)
             for pair in found
         )
         return ScoreOutcome(scores, tuple(tokens), batch.queue_ms, batch.model_ms)
 
 
 def build_local_executor(
-    snapshot: RegistrySnapshot,
+    snapshot: Snapshot | None,
     memory_bytes: int | None = None,
     *,
     on_loading: Listener | None = None,
     on_loaded: Listener | None = None,
     on_unloaded: Listener | None = None,
     load_timeout_s: float = 600.0,
+    idle_ttl_s: float | None = None,
     max_waiting: int = 1024,
     load: Loader | None = None,
 ) -> LocalExecutor:
     """Wires an executor: model pool, factory and device. Needs no running event loop.
 
     Args:
-        snapshot: The declared models.
+        snapshot: See `LocalExecutor`.
         memory_bytes: Byte budget for loaded models; None: no bound.
         on_loading: Is told the id when a load begins.
         on_loaded: Is told the id when a model is resident.
         on_unloaded: Is told the id when a model was evicted, or its load failed.
-        load_timeout_s: Seconds until a load counts as failed.
+        load_timeout_s: Seconds until a load counts as failed, where the spec does not say.
+        idle_ttl_s: Seconds after which `pool.unload_idle` unloads what nobody used; None: never.
         max_waiting: Most images and texts that wait for one model.
         load: Loads a model; default: the built-in and installed backends.
     """
@@ -200,6 +216,7 @@ def build_local_executor(
         memory_bytes,
         unload_in=permit.threads,
         load_timeout_s=load_timeout_s,
+        idle_ttl_s=idle_ttl_s,
         listeners=PoolListeners(on_loading, on_loaded, unloaded),
     )
     executor = LocalExecutor(snapshot, pool, permit, max_waiting)
@@ -213,33 +230,6 @@ def _check_metrics(info: ModelInfo, metrics: Sequence[str]) -> None:
         raise UnknownMetricError(
             f"{info.id} has no metric {', '.join(map(repr, unknown))}; it has {', '.join(known)}."
         )
-
-
-def _pair_scores(
-    model: DualEncoder,
-    image: Any,
-    text: str,
-    texts: Mapping[str, EncodedText | ItemFault],
-    metrics: Sequence[str],
-) -> Scores | ItemFault:
-    if isinstance(image, ItemFault):
-        return image
-    scores: dict[str, float] = {}
-    for name in metrics:
-        metric = METRICS[name]
-        encoded = texts[metric.text_prefix + text]
-        if isinstance(encoded, ItemFault):
-            return encoded
-        cosine = float(np.dot(image, encoded.embedding))
-        scores[name] = float(metric.compute(model.score_inputs(cosine)))
-    return scores if all(map(math.isfinite, scores.values())) else NOT_FINITE
-
-
-def _only(scores: Scores, metrics: Sequence[str]) -> Scores | ItemFault:
-    missing = [name for name in metrics if name not in scores]
-    if missing:
-        return ItemFault(ModelFailedError.code, f"The model gave no {', '.join(missing)}.")
-    return {name: float(scores[name]) for name in metrics}
 
 
 def _tokens(text: EncodedText | ItemFault) -> int:

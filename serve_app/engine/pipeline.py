@@ -38,11 +38,16 @@ from serve_app.engine.preparation import EncodedImage, ImagePreparation, Prepare
 from serve_app.engine.routes import Routed, route_request
 from serve_app.engine.turn import Timer, Turn
 from serve_app.engine.work import Executor
-from serve_app.errors import DeadlineExceededError, InvalidRequestError, UnsupportedOperationError
+from serve_app.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelReplacedError,
+    UnsupportedOperationError,
+)
 from serve_app.inputs.preprocess import ImagePreprocess
 from serve_app.inputs.source import check_text
 from serve_app.models.base import ModelInfo
-from serve_app.models.registry import RegistrySnapshot, ResolvedModel
+from serve_app.models.snapshot import ResolvedModel, Snapshot
 from serve_app.routing.table import Route
 from serve_app.types import (
     EmbedRequest,
@@ -70,7 +75,7 @@ class ScoringPipeline:
 
     def __init__(
         self,
-        snapshot: RegistrySnapshot,
+        snapshot: Snapshot,
         executor: Executor,
         limits: Limits,
         decode_threads: int = 2,
@@ -79,15 +84,17 @@ class ScoringPipeline:
         self.in_flight = 0
         self._on_answered = on_answered
         self._snapshot = snapshot
+        self._updated = asyncio.Event()
         self._executor = executor
         self._limits = limits
         self._infos = ModelInfos(executor.describe)
         self._images = ImagePreparation(limits, decode_threads)
 
-    def update(self, snapshot: RegistrySnapshot) -> None:
+    def update(self, snapshot: Snapshot) -> None:
         """Swaps models and routing; requests in progress keep what they began with."""
         self._snapshot = snapshot
-        self._infos.keep_only(model.id for model in snapshot.models.values())
+        self._updated.set()
+        self._infos.keep_only(model.id for model in snapshot.addressable())
 
     def known_info(self, model_id: str) -> ModelInfo | None:
         """What is known of a model, if a request has needed it before."""
@@ -221,7 +228,7 @@ class ScoringPipeline:
     ) -> Response:
         """Routes a request, answers it within the deadline, and tells how it ended."""
         timer = Timer()
-        snapshot = self._snapshot  # one and the same to the end
+        snapshot = self._snapshot  # one and the same to the end, if what it names is there
         request_id = request.request_id or uuid.uuid4().hex
         request = replace(request, request_id=request_id)
         routed: Routed | None = None
@@ -229,8 +236,14 @@ class ScoringPipeline:
         self.in_flight += 1
         try:
             async with self._deadline():
-                routed = await route_request(snapshot, request, request_id)
-                response = await answer(request, Turn(routed, timer))
+                while True:
+                    routed = await route_request(snapshot, request, request_id)
+                    try:
+                        response = await answer(request, Turn(routed, timer))
+                        break
+                    except ModelReplacedError:
+                        # The replica knows of the successor already, this process will at once.
+                        snapshot = await self._later_than(snapshot)
                 outcome = outcome_of_response(response)
                 return response
         except Exception as error:
@@ -241,6 +254,12 @@ class ScoringPipeline:
             # Without an outcome, its caller has given it up.
             if routed is not None and outcome is not None and self._on_answered is not None:
                 self._on_answered(Answered(request, routed, timer.seconds, outcome))
+
+    async def _later_than(self, snapshot: Snapshot) -> Snapshot:
+        while self._snapshot is snapshot:
+            self._updated.clear()
+            await self._updated.wait()
+        return self._snapshot
 
     def _distinct_texts(self, texts: dict[int, str]) -> Distinct[str | ItemFault]:
         found = distinct(texts, list(texts.values()))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serve_app.config.routing_spec import IMAGE, TEXT, ExperimentSpec
-from serve_app.models.registry import RegistrySnapshot, ResolvedModel
+from serve_app.models.snapshot import ResolvedModel, Snapshot
 from serve_app.routing.table import Route, RoutingKeys
 from serve_app.types import EmbedRequest, ExperimentArm, ScoreRequest
 
@@ -24,7 +24,7 @@ class Routed:
         model: The model of the route.
     """
 
-    snapshot: RegistrySnapshot
+    snapshot: Snapshot
     route: Route
     model: ResolvedModel
 
@@ -37,7 +37,7 @@ class Routed:
 
 
 async def route_request(
-    snapshot: RegistrySnapshot, request: ScoreRequest | EmbedRequest, request_id: str
+    snapshot: Snapshot, request: ScoreRequest | EmbedRequest, request_id: str
 ) -> Routed:
     """Decides which model answers a request.
 
@@ -61,7 +61,7 @@ async def route_request(
     return Routed(snapshot, route, snapshot.resolve(route.model))
 
 
-def experiments_of(snapshot: RegistrySnapshot) -> Mapping[str, ExperimentSpec]:
+def experiments_of(snapshot: Snapshot) -> Mapping[str, ExperimentSpec]:
     """The experiments, by name, in order of declaration."""
     return {} if snapshot.routing is None else snapshot.routing.spec.experiments
 

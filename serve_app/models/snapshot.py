@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from serve_app.config.faults import suggestion
 from serve_app.config.spec import ModelSpec
@@ -37,6 +37,38 @@ class ResolvedModel:
 
     def __hash__(self) -> int:
         return hash(self.id)  # the spec holds a mapping and so has no hash
+
+
+class Snapshot(Protocol):
+    """What those who serve need to know of models and routing, at one moment.
+
+    A `RegistrySnapshot` says what is declared; the control plane's `ServingSnapshot` what of it
+    answers now. Neither can be changed.
+    """
+
+    @property
+    def models(self) -> Mapping[str, ResolvedModel]:
+        """By name, the revisions that answer, in order of declaration."""
+
+    @property
+    def default(self) -> str:
+        """Name of the model that answers when a request names none."""
+
+    @property
+    def routing(self) -> RoutingTable | None:
+        """Aliases and experiments; None where there are none."""
+
+    def resolve(self, model: str | None = None) -> ResolvedModel:
+        """The model of a name, or of `name@revision`; raises `UnknownModelError`."""
+
+    def by_id(self, model_id: str) -> ResolvedModel:
+        """The model with exactly this `name@revision`; raises `UnknownModelError`."""
+
+    def preloaded(self) -> tuple[ResolvedModel, ...]:
+        """What replicas of a model's pool hold before they are ready; the default comes first."""
+
+    def addressable(self) -> tuple[ResolvedModel, ...]:
+        """Everything that `by_id` finds."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +149,10 @@ class RegistrySnapshot:
         wanted = (name for name, item in self.models.items() if item.spec.preload)
         names = dict.fromkeys((self.default, *routed, *wanted))
         return tuple(self.models[name] for name in names)
+
+    def addressable(self) -> tuple[ResolvedModel, ...]:
+        """Everything that `by_id` finds."""
+        return tuple(self.models.values())
 
     def for_pool(self, pool: str) -> tuple[ResolvedModel, ...]:
         """The models that a pool holds, in order of declaration."""

@@ -10,8 +10,6 @@ import numpy as np
 
 from serve_app.config.routing_spec import ExperimentSpec
 from serve_app.engine.experiment_counts import ExperimentCounts
-from serve_app.models.base import ModelInfo
-from serve_app.models.registry import RegistrySnapshot, ResolvedModel
 from serve_app.types import (
     EmbedResponse,
     EmbedResult,
@@ -84,47 +82,6 @@ def _embedding(result: EmbedResult, encoding_format: str) -> dict[str, Any]:
         answer["warnings"] = [_warning(warning) for warning in result.warnings]
     if result.error is not None:
         answer["error"] = _fault(result.error)
-    return answer
-
-
-def model_answer(
-    model: ResolvedModel, snapshot: RegistrySnapshot, info: ModelInfo | None
-) -> dict[str, Any]:
-    """`ModelAnswer`; what only a loaded model can tell comes with `info`."""
-    answer: dict[str, Any] = {
-        "id": model.id,
-        "object": "model",
-        "name": model.name,
-        "revision": model.revision,
-        "default": model.name == snapshot.default,
-        "pool": model.spec.pool,
-        "backend": model.spec.backend,
-        "architecture": model.spec.architecture,
-        "pretrained": model.spec.pretrained,
-        "device": model.placement.device,
-        "precision": model.placement.precision,
-        "loaded": info is not None,
-    }
-    if info is not None:
-        capabilities = info.capabilities
-        answer |= {
-            "architecture": info.architecture,
-            "capabilities": {
-                "metrics": list(capabilities.metrics),
-                "default_metrics": list(capabilities.default_metrics),
-                "primary": capabilities.primary,
-                "embeds": capabilities.embeds,
-                "max_batch": capabilities.max_batch,
-                "context_length": capabilities.context_length,
-                "embedding_dim": capabilities.embedding_dim,
-            },
-            "parameters": info.parameters,
-            "bytes": info.bytes,
-            "load_seconds": round(info.load_seconds, 3),
-            "expected_ms": round(info.expected_ms, 3),
-            "image_size": list(info.preprocess.size),
-            "details": dict(info.details),
-        }
     return answer
 
 

@@ -292,9 +292,10 @@ def _add_request_scope(api: FastAPI, max_in_flight: int, answers_request_id: boo
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
         request.state.request_id = request_id
-        # Probes must be answered under load: an overloaded service is alive.
+        # Probes must be answered under load: an overloaded service is alive. Operators too: they
+        # have perhaps come to end the overload.
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        counted = path.startswith("/v1/")
+        counted = path.startswith("/v1/") and not path.startswith("/v1/admin/")
         if counted and in_flight >= max_in_flight:
             error = OverloadedError(
                 f"{in_flight} requests are in progress, the most this ingress takes; try again."

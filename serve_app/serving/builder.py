@@ -9,32 +9,66 @@ from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from serve_app.config.args import AppArgs, Autoscaling, PoolArgs
+from serve_app.config.declaration import Configuration
+from serve_app.control.timing import Timing
 from serve_app.models.placement import PoolPlacement
-from serve_app.models.registry import RegistrySnapshot
+from serve_app.serving.admin import token_digest
+from serve_app.serving.control import Control, ControlSettings
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.replica import PoolReplica
 
 # A replica that cannot load its models will not do so at the twentieth try either.
 _CONSTRUCTOR_TRIES = 3
 
+# A killed replica is replaced when its health was asked for in vain.
+_NOTICED_AFTER_S = 2.0
+
+_MOST_MEMBERS = 10_000
+_A_LITTLE = 0.001
+_HEAD = "node:__internal_head__"
+"""Where mounted files and the state are the same after a restart; Ray gives the head node this."""
+
 
 def build_application(
-    args: AppArgs, snapshot: RegistrySnapshot, placements: dict[str, PoolPlacement]
+    args: AppArgs,
+    configuration: Configuration,
+    placements: dict[str, PoolPlacement],
 ) -> Application:
-    """Wires ingress and pools.
+    """Wires control plane, pools and ingress.
 
     Args:
         args: The application's arguments.
-        snapshot: The declared models.
+        configuration: Where models and routing come from, and what else the environment says.
         placements: Pool name → device and threads, resolved.
     """
     # Serve's access log costs more than the request's routing; ours names errors and slow loads.
     logging = LoggingConfig(log_level=args.log_level, enable_access_log=False)
+    control = serve.deployment(
+        Control,
+        name="control",
+        num_replicas=1,
+        # Every replica of the application waits in one call, and operators besides.
+        max_ongoing_requests=_MOST_MEMBERS,
+        ray_actor_options={"num_cpus": 0, "resources": {_HEAD: _A_LITTLE}},
+        health_check_period_s=_NOTICED_AFTER_S,
+        # Nothing is lost when it ends, and those who wait in a call ask again.
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=1.0,
+        logging_config=logging,
+    ).bind(
+        ControlSettings(
+            placements=placements,
+            models=configuration.models,
+            routing=configuration.routing,
+            state_url=configuration.state_url,
+            timing=Timing(poll_s=args.control.poll_s, retire_after_s=args.control.retire_after_s),
+            log_level=args.log_level,
+        )
+    )
     pools = {
         pool.name: _pool_deployment(pool, placements[pool.name], logging).bind(
-            pool.name,
-            snapshot,
-            pool.memory_bytes,
+            pool,
+            control,
             # What the replica admits must find room: an image and two texts (clipscore) a pair.
             3 * pool.max_ongoing_requests * args.limits.max_pairs,
             args.log_level,
@@ -49,10 +83,14 @@ def build_application(
         max_ongoing_requests=2 * args.ingress.max_ongoing_requests,
         ray_actor_options={"num_cpus": args.ingress.cpus},
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
+        health_check_period_s=_NOTICED_AFTER_S,
         logging_config=logging,
         **_replicas(args.ingress.replicas),
     )
-    application: Application = ingress.bind(args, snapshot, pools)
+    token = configuration.admin_token
+    application: Application = ingress.bind(
+        args, control, pools, None if token is None else token_digest(token)
+    )
     return application
 
 
@@ -71,6 +109,7 @@ def _pool_deployment(pool: PoolArgs, placement: PoolPlacement, logging: LoggingC
             "runtime_env": {"env_vars": environment},
         },
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
+        health_check_period_s=_NOTICED_AFTER_S,
         logging_config=logging,
         **_replicas(pool.replicas),
     )

@@ -10,9 +10,13 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config.args import AppArgs
+from serve_app.control.members import Member
+from serve_app.control.snapshot import ServingSnapshot
 from serve_app.engine.experiment_counts import ExperimentCounts
-from serve_app.models.registry import RegistrySnapshot
+from serve_app.serving.admin import add_admin
 from serve_app.serving.api import create_api
+from serve_app.serving.control_link import RayControlLink
+from serve_app.serving.follower import Follower
 from serve_app.serving.logs import log_to_serve
 from serve_app.serving.metrics import RayMetrics
 from serve_app.serving.ray_executor import RayExecutor
@@ -27,26 +31,50 @@ _COUNTS_WITHIN_S = 5.0
 class Ingress(PipelineService):
     """Front of the application, over HTTP and for handle calls from other Ray jobs.
 
-    Both enter the same typed methods, so nothing bypasses planning and limits.
+    Both enter the same typed methods, so nothing bypasses planning and limits. What is served it
+    hears from the control plane; while that is gone, it goes on with what it heard last.
 
     Args:
         args: The application's arguments.
-        snapshot: The models and their routing, frozen when the application was built.
+        control: Handle of the control plane.
         pools: Pool name → handle of its deployment.
+        admin_digest: Hash of the token that the admin routes ask for; None: there are none.
     """
 
-    def __init__(
-        self, args: AppArgs, snapshot: RegistrySnapshot, pools: dict[str, DeploymentHandle[Any]]
+    async def __init__(  # type: ignore[misc]  # Serve awaits constructors
+        self,
+        args: AppArgs,
+        control: DeploymentHandle[Any],
+        pools: dict[str, DeploymentHandle[Any]],
+        admin_digest: str | None = None,
     ) -> None:
         log_to_serve(args.log_level)
-        executor = RayExecutor(snapshot, pools)
-        super().__init__(snapshot, executor, args.limits, args.ingress.decode_threads, RayMetrics())
         self._args = args
+        self._admin_digest = admin_digest
         self._siblings: DeploymentHandle[Any] | None = None
+        self._control = RayControlLink(control)
+        me = serve.get_replica_context().replica_id.unique_id
+        self._ray_executor: RayExecutor | None = None
+        follower = Follower(self._control, Member(f"ingress-{me}", "ingress"), self._follow)
+        snapshot = await follower.join()
+        self._ray_executor = RayExecutor(snapshot, pools)
+        super().__init__(
+            snapshot, self._ray_executor, args.limits, args.ingress.decode_threads, RayMetrics()
+        )
+        follower.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         bound = self._args.ingress.max_ongoing_requests
-        return create_api(self, self._args.limits, bound, answers_request_id=False)
+        api = create_api(self, self._args.limits, bound, answers_request_id=False)
+        if self._admin_digest is not None:
+            add_admin(api, self._control, self._admin_digest)
+        return api
+
+    def _follow(self, snapshot: ServingSnapshot) -> None:
+        if self._ray_executor is not None:  # else it is the first, with which all begins
+            # The executor first: what a request may be routed to it must know.
+            self._ray_executor.update(snapshot)
+            self.update(snapshot)
 
     async def _everyones_counts(self) -> list[ExperimentCounts]:
         # One that is just starting or ending has little to tell: it is left out, and the answer

@@ -1,12 +1,14 @@
-"""What Ray exports for Prometheus about requests; knows nothing of how they are answered."""
+"""What Ray exports for Prometheus about requests and rollouts; knows nothing of how they go."""
 
 from __future__ import annotations
 
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram
 
+from serve_app.control.snapshot import ModelState, ServingSnapshot
 from serve_app.engine.answered import Answered
 from serve_app.engine.experiment_counts import ShadowOutcome
 from serve_app.engine.histogram import BOUNDS_MS
+from serve_app.errors import Fault
 
 _LABELS = ("model", "revision", "experiment", "arm", "code")
 _EACH_OCTAVE = 4
@@ -54,3 +56,42 @@ class RayMetrics:
         """Counts what has become of a request on a shadow."""
         labels = {"model": model, "experiment": experiment, "outcome": outcome}
         self._shadows.inc(tags=labels)
+
+
+class ControlMetrics:
+    """The metrics of the control plane; a `ControlObserver`. docs/http-api.md lists them."""
+
+    def __init__(self) -> None:
+        self._faults = Gauge(
+            "similarity_config_faults", "Faults because of which the last change is refused."
+        )
+        self._refused = Counter(
+            "similarity_config_refused", "Changes of the configuration that were refused."
+        )
+        self._states = Counter(
+            "similarity_model_states",
+            "Revisions that came into a state of the rollout.",
+            tag_keys=("model", "state"),
+        )
+        self._snapshot = Gauge(
+            "similarity_config_snapshot", "Number of the configuration snapshot in effect."
+        )
+        self._overridden = Gauge(
+            "similarity_config_overridden", "1 while an operator's overrides are in force."
+        )
+        self._faults.set(0)
+
+    def state(self, model_id: str, state: ModelState, reason: str | None) -> None:
+        """Counts a revision that came into a state."""
+        self._states.inc(tags={"model": model_id.partition("@")[0], "state": state})
+
+    def refused(self, faults: tuple[Fault, ...]) -> None:
+        """Shows the faults of a change; none when the configuration is valid again."""
+        self._faults.set(len(faults))
+        if faults:
+            self._refused.inc()
+
+    def published(self, snapshot: ServingSnapshot) -> None:
+        """Shows what is in effect."""
+        self._snapshot.set(snapshot.number)
+        self._overridden.set(int(bool(snapshot.overrides)))

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi.responses import Response
 from pydantic_core import to_json
 
-from serve_app.errors import OverloadedError, ServeAppError
+from serve_app.errors import OverloadedError, ServeAppError, UnauthorizedError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -39,7 +39,11 @@ def problem(
 
 def problem_from_error(error: ServeAppError, request_id: str) -> Response:
     """The problem document of one of our own errors."""
-    headers = {"Retry-After": "1"} if isinstance(error, OverloadedError) else None
+    headers = None
+    if isinstance(error, OverloadedError):
+        headers = {"Retry-After": "1"}
+    elif isinstance(error, UnauthorizedError):
+        headers = {"WWW-Authenticate": "Bearer"}
     return problem(
         status=error.status_code,
         code=error.code,

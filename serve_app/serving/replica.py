@@ -3,63 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
+from serve_app.config.args import PoolArgs
+from serve_app.control.members import Member, MemberReport, ModelReport
+from serve_app.control.snapshot import ServingSnapshot
 from serve_app.engine.local import LocalExecutor, build_local_executor
+from serve_app.engine.residents import Residents
 from serve_app.engine.work import EmbedOutcome, EmbedWork, ScoreOutcome, ScoreWork
-from serve_app.errors import ModelError
 from serve_app.models.base import ModelInfo
-from serve_app.models.registry import RegistrySnapshot
+from serve_app.serving.control_link import RayControlLink
+from serve_app.serving.follower import Follower
 from serve_app.serving.logs import log_to_serve
 
 logger = logging.getLogger("serve_app.serving")
+
+_LOOKS_FOR_IDLE_S = 10.0
 
 
 class PoolReplica:
     """One replica of a pool; several models are resident in it at once.
 
     Serve's multiplexing is used for the one thing it is good at: telling the router which replica
-    holds which model. Loading, evicting and remembering failures is the engine's `ModelPool`.
+    holds which model. Loading, evicting and remembering failures is the engine's `ModelPool`; what
+    is to be held says the control plane.
 
     Args:
-        pool: Name of the pool.
-        snapshot: The models and their routing, frozen when the application was built.
-        memory_bytes: Byte budget for loaded models; None: no budget.
+        pool: The pool.
+        control: Handle of the control plane.
         max_waiting: Most images and texts that wait for one model.
         log_level: Level of the application's log.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
         self,
-        pool: str,
-        snapshot: RegistrySnapshot,
-        memory_bytes: int | None,
+        pool: PoolArgs,
+        control: DeploymentHandle[Any],
         max_waiting: int,
         log_level: str,
     ) -> None:
         log_to_serve(log_level)
+        self._pool = pool.name
+        self._id = serve.get_replica_context().replica_id.unique_id
         self._announcements: set[asyncio.Task[None]] = set()
         self._executor: LocalExecutor = build_local_executor(
-            snapshot,
-            memory_bytes=memory_bytes,
+            None,
+            memory_bytes=pool.memory_bytes,
+            idle_ttl_s=pool.idle_ttl_s,
             max_waiting=max_waiting,
             on_loading=self._announce,
             on_unloaded=self._retract,
         )
-        # What is routed here is resident before the replica is ready. If the default model fails,
-        # this raises: Serve then keeps the replicas it has, and the deployment's status says why.
-        # Another model's failure is remembered, and costs the default one nothing.
-        for model in snapshot.preloaded():
-            if model.spec.pool == pool:
-                try:
-                    await self._executor.describe(model.id)
-                except ModelError:
-                    if model.name == snapshot.default:
-                        raise
-                    logger.exception("%s could not be preloaded", model.id)
+        self._residents = Residents(self._executor.pool, self._changed, self._announce_report)
+        self._member = Member(f"{pool.name}-{self._id}", "pool", pool.name)
+        self._follower = Follower(RayControlLink(control), self._member, self._update, self._report)
+        await self._hold(await self._follower.current())
+        # Not a member until everything is there: a rollback must not wait for a start. From now on
+        # nothing is switched to before this replica holds it.
+        await self._hold(await self._follower.join())
+        self._follower.start()
+        if pool.idle_ttl_s is not None:
+            self._idle = asyncio.get_running_loop().create_task(
+                self._unload_idle(), context=contextvars.Context()
+            )
 
     async def describe(self, model_id: str) -> ModelInfo:
         """See `Executor.describe`."""
@@ -75,8 +87,42 @@ class PoolReplica:
 
     async def statistics(self) -> dict[str, Any]:
         """What this replica has done: its id, the models it holds and the batches it ran."""
-        context = serve.get_replica_context()
-        return {"replica": context.replica_id.unique_id, **self._executor.statistics()}
+        return {"replica": self._id, **self._executor.statistics()}
+
+    async def _hold(self, snapshot: ServingSnapshot) -> None:
+        """Loads what every replica of this pool is to hold before it is ready.
+
+        If the default model fails, this raises: Serve then keeps the replicas it has, and the
+        deployment's status says why. Another model's failure is remembered and reported.
+        """
+        wanted = [model for model in snapshot.preloaded() if model.spec.pool == self._pool]
+        await self._residents.load(wanted, needed=snapshot.models[snapshot.default].id)
+
+    def _update(self, snapshot: ServingSnapshot) -> None:
+        candidates = {
+            candidate.model: candidate.attempt
+            for candidate in snapshot.candidates_for(self._pool, self._member.id)
+        }
+        self._executor.update(snapshot, candidates)
+        resident = [model for model in snapshot.preloaded() if model.spec.pool == self._pool]
+        self._residents.want(resident, candidates)
+
+    def _report(self) -> MemberReport:
+        snapshot = self._follower.snapshot
+        known = [] if snapshot is None else [model.id for model in snapshot.addressable()]
+        held = self._residents.states(known)
+        return {model_id: ModelReport(**asdict(state)) for model_id, state in held.items()}
+
+    def _changed(self) -> None:
+        self._follower.report_soon()
+
+    async def _announce_report(self) -> None:
+        await self._follower.report_now()
+
+    async def _unload_idle(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOKS_FOR_IDLE_S)
+            self._executor.pool.unload_idle()
 
     def _announce(self, model_id: str) -> None:
         # Announced when a load begins, so that further requests for a cold id come here too

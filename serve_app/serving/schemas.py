@@ -179,7 +179,25 @@ class CapabilitiesAnswer(Answer):
     embedding_dim: int | None
 
 
-class ModelAnswer(Answer):
+ModelStateName = Literal["declared", "loading", "ready", "active", "draining", "unloaded", "failed"]
+
+
+class StatusAnswer(Answer):
+    """Where a revision stands."""
+
+    state: ModelStateName | None = None
+    reason: str | None = Field(default=None, description="Why it failed.")
+    note: str | None = Field(default=None, description="What else is worth knowing.")
+    since: float | None = Field(default=None, description="Seconds since 1970.")
+
+
+class RevisionAnswer(StatusAnswer):
+    """A revision that is, was a short while ago, or is to be served."""
+
+    id: str
+
+
+class ModelAnswer(StatusAnswer):
     """A declared model. What only a loaded model can tell is null until a replica has told it."""
 
     id: str
@@ -203,12 +221,38 @@ class ModelAnswer(Answer):
     details: dict[str, str] | None = None
 
 
+class OverridesAnswer(Answer):
+    """What an operator changed on top of what is declared."""
+
+    snapshot: int | None = Field(description="Configuration snapshot in place of what is declared.")
+    default: str | None
+    weights: dict[str, dict[str, float]]
+    pinned: list[str]
+    keep: bool = Field(description="Whether they outlast a change of what is declared.")
+    since: float | None
+
+
+class FaultAnswer(Answer):
+    """Something in the configuration: where it stands, and what there is to say about it."""
+
+    key: str
+    message: str
+
+
 class ModelsAnswer(Answer):
     """Answer of `GET /v1/models`."""
 
     object: Literal["list"] = "list"
-    version: int = Field(description="Version of the registry snapshot that answers.")
+    version: str | None = Field(description="Another one with every change of what is served.")
+    snapshot: int | None = Field(description="Number of the configuration snapshot in effect.")
     data: list[ModelAnswer]
+    revisions: list[RevisionAnswer] = Field(description="All revisions that are known.")
+    overrides: OverridesAnswer | None
+    faults: list[FaultAnswer] = Field(
+        description="Why the last change was refused, for as long as it stands; what was in force "
+        "goes on."
+    )
+    notices: list[FaultAnswer] = Field(description="Worth knowing, and no fault.")
 
 
 class ArmAnswer(Answer):

@@ -26,8 +26,9 @@ from serve_app.errors import (
     ServeAppError,
     UnknownExperimentError,
 )
-from serve_app.models.registry import RegistrySnapshot
-from serve_app.serving.answers import experiment_answer, model_answer
+from serve_app.models.snapshot import Snapshot
+from serve_app.serving.answers import experiment_answer
+from serve_app.serving.inventory import find_model, model_answer, models_answer
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
 
 _READY_FOR_S = 5.0
@@ -57,7 +58,7 @@ class PipelineService:
 
     def __init__(
         self,
-        snapshot: RegistrySnapshot,
+        snapshot: Snapshot,
         executor: Executor,
         limits: Limits | None = None,
         decode_threads: int = 2,
@@ -79,6 +80,11 @@ class PipelineService:
         self._ready_at = float("-inf")
         self._ready_check: asyncio.Task[None] | None = None
 
+    def update(self, snapshot: Snapshot) -> None:
+        """Swaps models and routing; requests in progress keep what they began with."""
+        self._snapshot = snapshot
+        self._pipeline.update(snapshot)
+
     async def score(self, request: ScoreRequest) -> ScoreResponse:
         """Scores pairs; see `ScoringPipeline.score`."""
         return await self._pipeline.score(request)
@@ -92,16 +98,12 @@ class PipelineService:
         return await self._pipeline.embed(request)
 
     def models(self) -> dict[str, Any]:
-        """The declared models, as `ModelsAnswer`."""
-        return {
-            "object": "list",
-            "version": self._snapshot.version,
-            "data": [self.model(name) for name in self._snapshot.models],
-        }
+        """Models and where they stand, as `ModelsAnswer`."""
+        return models_answer(self._snapshot, self._pipeline.known_info)
 
     def model(self, name: str) -> dict[str, Any]:
-        """One declared model, as `ModelAnswer`; raises `UnknownModelError`."""
-        model = self._snapshot.resolve(name)
+        """One model, as `ModelAnswer`; raises `UnknownModelError`."""
+        model = find_model(self._snapshot, name)
         return model_answer(model, self._snapshot, self._pipeline.known_info(model.id))
 
     async def experiments(self) -> dict[str, Any]:

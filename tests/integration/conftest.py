@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from serve_app.config.args import AppArgs
-from serve_app.config.declaration import read_declaration
+from serve_app.config.declaration import configuration_from_environment, read_declaration
 from serve_app.config.ray_environment import free_ports, set_ray_environment
 from serve_app.launcher import run_folder
 from serve_app.models.factory import SimilarityModelFactory
@@ -78,7 +78,7 @@ def deploy(serve_address: str) -> Iterator[Deploy]:
         snapshot = registry.update(declared.models, declared.routing)
         names.append(name)
         serve.run(
-            build_application(app_args, snapshot, placements),
+            build_application(app_args, configuration_from_environment(environment), placements),
             name=name,
             route_prefix=f"/{name}",
         )

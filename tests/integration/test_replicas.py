@@ -45,6 +45,19 @@ async def test_every_replica_holds_what_is_routed_and_works(deploy: Deploy) -> N
     assert all(batches > 0 for batches in worked), worked
 
 
+async def test_what_is_too_large_for_one_message_arrives_all_the_same(deploy: Deploy) -> None:
+    # 3 MiB each, where a replica takes 4 MiB in a message.
+    running = deploy(models={"main": {**FAKE, "options": {"size": 1024}}})
+    images = [uri(drawing(size=(640 + number, 480))) for number in range(3)]
+    (answer,) = await send(running.url, 1, {"images": images, "texts": [TRUE]})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["results"]) == 3
+    inputs = [f"text number {number}" for number in range(200)]
+    async with httpx.AsyncClient(timeout=60) as client:
+        embedded = await client.post(f"{running.url}/v1/embeddings", json={"input": inputs})
+    assert len(embedded.json()["data"]) == 200
+
+
 async def test_fractions_of_a_gpu_are_shared_and_whole_ones_are_not(deploy: Deploy) -> None:
     # Two halves fit on one of the pretend GPUs, a whole one takes another.
     pools = [

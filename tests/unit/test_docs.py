@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.config.args import AppArgs, IngressArgs, Limits, PoolArgs
+from serve_app.config.args import AppArgs, ControlArgs, IngressArgs, Limits, PoolArgs
 from serve_app.config.serve_file import read_serve_config
 from serve_app.config.settings import SETTINGS
 from serve_app.config.spec import ModelSpec, Performance, PreprocessOverride
@@ -58,6 +58,7 @@ def test_every_metric_is_described() -> None:
         ("A model's spec", PreprocessOverride),
         ("pools", PoolArgs),
         ("ingress", IngressArgs),
+        ("control", ControlArgs),
         ("limits", Limits),
     ],
 )
