@@ -45,6 +45,9 @@ def record_parity(
         int | None,
         typer.Option(min=1, help="Threads to compute with; else one for each CPU."),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was written as one JSON document.")
+    ] = False,
 ) -> None:
     """Record the scores that a model must give from now on.
 
@@ -55,14 +58,19 @@ def record_parity(
     Example: `serve-app record-parity fast --pairs pairs.yaml --out fast-golden.yaml`
     """
     from serve_app.cli.local import quiet_libraries
-    from serve_app.cli.output import stderr
+    from serve_app.cli.output import print_json, stderr
     from serve_app.config.parity import read_asked_pairs
 
     asked = read_asked_pairs(pairs)
     resolved = _declared(model, threads)
     with quiet_libraries(), stderr().status("Loading the model and scoring …"):
         golden = _record(resolved, asked, pairs, tuple(dict.fromkeys(metric or ())))
-    _write(out, _document(golden, asked.tolerance if tolerance is None else tolerance, out))
+    kept = asked.tolerance if tolerance is None else tolerance
+    document = _document(golden, asked, kept, out)
+    _write(out, document)
+    if as_json:
+        print_json({"model": resolved.id, "file": str(out), **document})
+        return
     placement = resolved.placement
     typer.echo(
         f"{len(golden)} golden pairs of {resolved.id} ({placement.device} {placement.precision}) "
@@ -125,20 +133,24 @@ def _with_scores(pair: GoldenPair, scores: Mapping[str, float], model_id: str) -
     return pair.model_copy(update={"scores": rounded})
 
 
-def _document(golden: Sequence[GoldenPair], tolerance: float | None, out: Path) -> dict[str, Any]:
+def _document(
+    golden: Sequence[GoldenPair], asked: AskedPairs, tolerance: float | None, out: Path
+) -> dict[str, Any]:
     document: dict[str, Any] = {} if tolerance is None else {"tolerance": tolerance}
-    pairs = [pair.model_dump() for pair in golden]
-    return document | {"pairs": [pair | {"image": _from(out, pair["image"])} for pair in pairs]}
+    pairs = [
+        pair.model_dump() | {"image": _image(out, written.image, pair.image)}
+        for pair, written in zip(golden, asked.pairs, strict=True)
+    ]
+    return document | {"pairs": pairs}
 
 
-def _from(out: Path, image: str) -> str:
-    """The image's path as it is to be written into a file: relative to that."""
+def _image(out: Path, written: str, found: str) -> str:
+    """An image as it is to be written into a file: what was a relative path is relative to that."""
     from serve_app.config.parity import is_path
 
-    path = Path(image).expanduser()
-    if not is_path(image) or path.is_absolute():
-        return image
-    relative = os.path.relpath(path, out.parent)
+    if not is_path(written) or Path(written).expanduser().is_absolute():
+        return written
+    relative = os.path.relpath(found, out.parent)
     return relative if is_path(relative) else f"./{relative}"
 
 

@@ -23,10 +23,10 @@ from serve_app.engine.failures import LoadFailure, LoadFailures
 from serve_app.engine.loading import LoadedModel, Loader
 from serve_app.engine.memory import available_memory
 from serve_app.engine.threads import run_within
+from serve_app.engine.vacancies import Vacancies
 from serve_app.errors import (
     DeadlineExceededError,
     ModelLoadError,
-    ModelReplacedError,
     ModelTooLargeError,
     NotReadyError,
 )
@@ -79,21 +79,6 @@ class _Entry:
     loading: asyncio.Task[LoadFailure | None] | None = field(default=None, repr=False)
 
 
-@dataclass(slots=True, eq=False)
-class _Vacancy:
-    """A model that makes room for another one; who asks for it waits.
-
-    Attributes:
-        during_load: Whether it ends with that other one's load, and not when it is told to.
-        over: Is set at its end.
-        superseded: Whether the other one answers instead.
-    """
-
-    during_load: bool = False
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    superseded: bool = False
-
-
 class ModelPool:
     """Loaded models of one replica; all methods belong to one event loop.
 
@@ -137,7 +122,7 @@ class ModelPool:
         # hangs until its deadline must not keep a model from being loaded that somebody waits for.
         self._one_load = asyncio.Lock()
         self._one_background_load = asyncio.Lock()
-        self._vacancies: dict[str, _Vacancy] = {}
+        self._vacancies = Vacancies()
         self._loads: Counter[str] = Counter()
         self._unloading: set[asyncio.Future[None]] = set()
         self._closed = False
@@ -161,7 +146,7 @@ class ModelPool:
             ModelReplacedError: It has made room for its successor meanwhile.
             NotReadyError: The pool is closed.
         """
-        await self._vacancy_over(model.id)
+        await self._vacancies.over(model.id)
         entry = self._entry(model, background)
         entry.leases += 1
         try:
@@ -184,9 +169,7 @@ class ModelPool:
 
         From now until `reopen`, whoever asks for it waits.
         """
-        begun = self._vacancies.get(model_id)
-        if begun is None or begun.during_load:  # a load may end before this is over
-            self._vacancies[model_id] = _Vacancy()
+        self._vacancies.begin(model_id)
         entry = self._entries.get(model_id)
         if entry is not None:
             await _until_free(entry)
@@ -202,10 +185,7 @@ class ModelPool:
             superseded: Whether the successor answers now: those who wait are told so. Else the
                 model may be loaded again.
         """
-        vacancy = self._vacancies.pop(model_id, None)
-        if vacancy is not None:
-            vacancy.superseded = superseded
-            vacancy.over.set()
+        self._vacancies.end(model_id, superseded=superseded)
 
     def retry(self, model_id: str) -> None:
         """Forgets why a model could not be loaded: the next lease tries at once."""
@@ -282,8 +262,7 @@ class ModelPool:
     async def close(self) -> None:
         """Unloads everything and gives up loads; what is leased is unloaded all the same."""
         self._closed = True
-        for model_id in tuple(self._vacancies):
-            self.reopen(model_id, superseded=False)
+        self._vacancies.end_all()
         for entry in list(self._entries.values()):
             if entry.loading is not None:
                 entry.loading.cancel()
@@ -292,12 +271,6 @@ class ModelPool:
             self._drop(entry)
         if self._unloading:
             await asyncio.wait(self._unloading, timeout=_UNLOAD_WITHIN_S)
-
-    async def _vacancy_over(self, model_id: str) -> None:
-        while (vacancy := self._vacancies.get(model_id)) is not None:
-            await vacancy.over.wait()
-            if vacancy.superseded:
-                raise ModelReplacedError(f"{model_id} was replaced while the request waited.")
 
     def _entry(self, model: ResolvedModel, background: bool) -> _Entry:
         if self._closed:
@@ -330,18 +303,18 @@ class ModelPool:
     async def _bring_in(self, entry: _Entry, lock: asyncio.Lock) -> LoadFailure | None:
         """Loads. Returns the failure, as perhaps nobody waits any longer who could catch it."""
         model_id = entry.model.id
-        kept_out: dict[str, _Vacancy] = {}
         try:
-            async with lock:
-                entry.queued_behind_candidates = False
-                await self._make_room(entry.model, kept_out)
-                loaded = await self._loaded(entry.model)
-            self._failures.forget(model_id)
-            entry.loaded, entry.loading = loaded, None
-            self._tell(self._listeners.on_loaded, model_id)
-            if entry.unwanted and not entry.leases:
-                self._drop(entry)
-            self._evict()
+            with self._vacancies.passing() as keep_out:
+                async with lock:
+                    entry.queued_behind_candidates = False
+                    await self._make_room(entry.model, keep_out)
+                    loaded = await self._loaded(entry.model)
+                self._failures.forget(model_id)
+                entry.loaded, entry.loading = loaded, None
+                self._tell(self._listeners.on_loaded, model_id)
+                if entry.unwanted and not entry.leases:
+                    self._drop(entry)
+                self._evict()
             return None
         except Exception as error:
             logger.warning("model %s could not be loaded", model_id, exc_info=error)
@@ -353,12 +326,8 @@ class ModelPool:
             return failure
         finally:
             entry.freed.set()
-            for other, vacancy in kept_out.items():
-                if self._vacancies.get(other) is vacancy:
-                    del self._vacancies[other]
-                vacancy.over.set()
 
-    async def _make_room(self, model: ResolvedModel, kept_out: dict[str, _Vacancy]) -> None:
+    async def _make_room(self, model: ResolvedModel, keep_out: Listener) -> None:
         """Waits until what is in use leaves room for this model.
 
         A model under steady use is never free by itself: who asks for it newly waits until this
@@ -366,15 +335,14 @@ class ModelPool:
 
         Args:
             model: What is to be loaded.
-            kept_out: Gets those that are asked for in vain meanwhile, by id.
+            keep_out: Is told which models are asked for in vain meanwhile.
         """
         if self._unloading:
             await asyncio.wait(set(self._unloading), timeout=_UNLOAD_WITHIN_S)
         size = self._known_bytes(model)
         self._check_fits(model.id, size)  # else others would make room in vain
         while (other := self._in_the_way(size)) is not None:
-            vacancy = _Vacancy(during_load=True)
-            kept_out[other.model.id] = self._vacancies[other.model.id] = vacancy
+            keep_out(other.model.id)
             await _until_free(other)
 
     def _in_the_way(self, size: int) -> _Entry | None:
@@ -384,7 +352,8 @@ class ModelPool:
         used = sum(entry.loaded.info.bytes for entry in stay if entry.loaded)
         if self._budget is None or used + size <= self._budget:
             return None
-        movable = (e for e in stay if e.model.id not in (*self._pinned, *self._vacancies))
+        taken = (self._pinned, self._vacancies)
+        movable = (e for e in stay if not any(e.model.id in ids for ids in taken))
         return next(movable, None)
 
     async def _loaded(self, model: ResolvedModel) -> LoadedModel:

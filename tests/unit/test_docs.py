@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from serve_app.config.args import AppArgs, ControlArgs, IngressArgs, Limits, PoolArgs
+from serve_app.config.parity import GoldenPair, Parity
 from serve_app.config.serve_file import read_serve_config
 from serve_app.config.settings import SETTINGS
 from serve_app.config.spec import ModelSpec, Performance, PreprocessOverride
@@ -56,6 +57,8 @@ def test_every_metric_is_described() -> None:
         ("A model's spec", ModelSpec),
         ("A model's spec", Performance),
         ("A model's spec", PreprocessOverride),
+        ("Golden scores", Parity),
+        ("Golden scores", GoldenPair),
         ("pools", PoolArgs),
         ("ingress", IngressArgs),
         ("control", ControlArgs),

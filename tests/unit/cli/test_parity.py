@@ -60,7 +60,7 @@ def test_what_is_recorded_is_what_the_model_must_give(
     assert [pair["image"] for pair in golden["pairs"]] == ["../pairs/red.png", "../pairs/blue"]
     assert [list(pair["scores"]) for pair in golden["pairs"]] == [
         ["cosine"],
-        ["logit", "clipscore"],
+        ["clipscore", "logit"],
     ]
     scored = json.loads(score(folder).stdout)["results"][0]["score"]
     assert golden["pairs"][0]["scores"]["cosine"] == pytest.approx(scored, abs=1e-5)
@@ -71,7 +71,7 @@ def test_what_is_recorded_is_what_the_model_must_give(
     declare(monkeypatch, parity={"file": str(out)}, options={"drift": 0.01})
     refused = score(folder)
     assert refused.exit_code == 1
-    assert "3 of 3 golden scores are further than 0.001" in refused.output
+    assert "2 of 3 golden scores are further than 0.001" in refused.output
 
 
 def test_a_model_whose_scores_are_right_now_is_recorded_anew(
@@ -79,7 +79,7 @@ def test_a_model_whose_scores_are_right_now_is_recorded_anew(
 ) -> None:
     """Also where its present golden scores refuse it, or their file is not there yet."""
     out = folder / "golden.json"
-    declare(monkeypatch, parity={"file": str(out)}, options={"drift": 0.25})
+    declare(monkeypatch, parity={"file": str(out)}, options={"drift": -0.25})
     record(folder, out, "--metric", "cosine")
     first = json.loads(out.read_text())
     assert "tolerance" not in first
@@ -90,8 +90,17 @@ def test_a_model_whose_scores_are_right_now_is_recorded_anew(
     second = json.loads(out.read_text())
     assert [pair["image"] for pair in second["pairs"]] == [pair["image"] for pair in first["pairs"]]
     for old, new in zip(first["pairs"], second["pairs"], strict=True):
-        assert new["scores"]["cosine"] == pytest.approx(old["scores"]["cosine"] - 0.25, abs=1e-5)
+        assert new["scores"]["cosine"] == pytest.approx(old["scores"]["cosine"] + 0.25, abs=1e-5)
     assert score(folder).exit_code == 0
+
+
+def test_what_was_written_is_printed_as_json(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = folder / "golden.json"
+    declare(monkeypatch)
+    printed = json.loads(record(folder, out, "--json", "--tolerance", "0.5"))
+    assert printed.pop("model").startswith("fake@")
+    assert printed.pop("file") == str(out)
+    assert printed == json.loads(out.read_text())
 
 
 @pytest.mark.parametrize(
