@@ -8,7 +8,7 @@ HOST   := 127.0.0.1
 PORT   := 8000
 MODEL  :=
 
-.PHONY: help serve test lint types layers bench openapi clean
+.PHONY: help serve test lint types layers bench bench-live openapi clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -31,6 +31,9 @@ layers: $(VENV)/.development
 
 bench: $(VENV)/.development  ## Measure speed and memory against plain open_clip (ARGS=--quick)
 	$(BIN)/serve-app bench $(ARGS)
+
+bench-live: $(VENV)/.development  ## Measure changes, rollbacks and deaths under load (ARGS="--rounds 5")
+	$(BIN)/python -m serve_app.bench.live $(ARGS)
 
 openapi: $(VENV)/.development  ## Write docs/openapi.json anew
 	$(BIN)/python -m serve_app.serving.openapi docs/openapi.json

@@ -199,6 +199,10 @@ class LiveService:
         document: dict[str, Any] = answer.json()
         return document
 
+    def can_operate(self) -> bool:
+        """Whether the control plane answers."""
+        return self.http.get("/v1/admin/status", headers=self.authorization).is_success
+
     def models(self) -> dict[str, Any]:
         """`GET /v1/models`."""
         document: dict[str, Any] = self.http.get("/v1/models").raise_for_status().json()

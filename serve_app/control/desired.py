@@ -18,7 +18,13 @@ from serve_app.control.records import digest_of
 from serve_app.control.snapshot import ServingSnapshot
 from serve_app.control.store import AuditEntry, ConfigurationSnapshot, InForce, StateStore
 from serve_app.control.target import Applied, Target
-from serve_app.errors import ConfigError, InvalidRequestError, NotReadyError, UnknownModelError
+from serve_app.errors import (
+    ConfigError,
+    Fault,
+    InvalidRequestError,
+    NotReadyError,
+    UnknownModelError,
+)
 from serve_app.models.snapshot import ResolvedModel
 from serve_app.routing.build import build_routing
 from serve_app.routing.table import RoutingTable
@@ -88,7 +94,10 @@ class DesiredState:
             view, what = OverridesView(), f"{what} changed; overrides ended"
         elif view and view.declared is None:
             view = replace(view, declared=declared.digest)
-        resolved = self._resolved(declared, view.overrides)
+        try:
+            resolved = self._resolved(declared, view.overrides)
+        except ConfigError as error:
+            raise _with_override(error, view) from error
         self._want(resolved, view, AuditEntry(self._wall(), CONFIGURATION, what, "declared"))
         self.declared = declared
 
@@ -222,3 +231,14 @@ class DesiredState:
     def _no_snapshot(self, number: int) -> str:
         known = ", ".join(map(str, self._store.numbers()[-20:]))
         return f"`number`: there is no snapshot {number}; the last are: {known}."
+
+
+def _with_override(error: ConfigError, view: OverridesView) -> ConfigError:
+    """The same faults; where overrides are in the way, who made them, and what to do."""
+    if not any(fault.key.startswith("override") for fault in error.faults):
+        return error
+    message = (
+        f"were kept by {view.who} ({view.reason}) and do not fit what is declared: end them with "
+        "`serve-app clear`, or change what is declared"
+    )
+    return ConfigError((*error.faults, Fault("overrides", message)))

@@ -79,22 +79,28 @@ class Observed:
         reason = next(iter(failed.values()))
         return reason if len(replicas) == 1 else f"on {', '.join(failed)}: {reason}"
 
-    def fatal(self, model: ResolvedModel, attempt: int) -> str | None:
-        """Which replica of the model's pool died in this attempt, in words, if one did."""
+    def killed(self, model: ResolvedModel, attempt: int) -> str | None:
+        """Which replica of the model's pool died in this attempt, if one did."""
         for member, report in self.fallen.get(model.spec.pool, {}).items():
             found = report.get(model.id)
             if found is not None and (found.state, found.attempt) == ("loading", attempt):
-                return f"the replica {member} died while it loaded it, perhaps for want of memory"
+                return member
         return None
 
+    def lives(self, member_id: str) -> bool:
+        """Whether a replica is alive."""
+        return any(member_id in replicas for replicas in self.pools.values())
+
     def tried(self, model: ResolvedModel) -> int:
-        """The last attempt that failed on a replica of the model's pool; 0 where none did.
+        """The last attempt that a replica of the model's pool knows; 0 where none does.
 
         A replica may remember it from a plane before this one.
         """
-        replicas = self.pools.get(model.spec.pool, {}).values()
-        reports = (report[model.id] for report in replicas if model.id in report)
-        return max((item.attempt for item in reports if item.state == "failed"), default=0)
+        pool = model.spec.pool
+        replicas = (*self.pools.get(pool, {}).values(), *self.fallen.get(pool, {}).values())
+        return max(
+            (report[model.id].attempt for report in replicas if model.id in report), default=0
+        )
 
     def troubles(self, model: ResolvedModel) -> tuple[str, ...]:
         """Replicas of its pool that could not load a revision, and why."""
@@ -119,10 +125,13 @@ class Observed:
         replicas = self.pools.get(model.spec.pool, {})
         if before in replicas:
             return before
-        # Not always the first: all trials would come to one replica.
-        return max(
-            replicas, key=lambda item: zlib.crc32(f"{model.id} {item}".encode()), default=None
-        )
+
+        def preference(member: str) -> tuple[bool, int]:
+            loads = _state(replicas[member], model.id) == "loading"
+            # Not always the first: all trials would come to one replica.
+            return loads, zlib.crc32(f"{model.id} {member}".encode())
+
+        return max(replicas, key=preference, default=None)
 
 
 def observe(members: Members, incarnation: str, now: float, wall: float) -> Observed:

@@ -28,11 +28,14 @@ class Progress:
 
     Attributes:
         failures: By id, candidates that failed.
+        attempts: By id, the last attempt that was asked for. A replica tries each number once, so
+            none is used again.
         introduced: By id and pool, the counter of the version that told of them first.
         retiring: By id.
     """
 
     failures: Mapping[str, Failure] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
     introduced: Mapping[tuple[str, str], int] = field(default_factory=dict)
     retiring: Mapping[str, Retiring] = field(default_factory=dict)
 

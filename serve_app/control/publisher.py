@@ -19,7 +19,7 @@ from serve_app.control.observed import observe
 from serve_app.control.observer import ControlObserver, tell
 from serve_app.control.plan import Plan
 from serve_app.control.progress import Progress
-from serve_app.control.records import routing_json
+from serve_app.control.records import same_routing
 from serve_app.control.rollout import plan
 from serve_app.control.signal import Signal
 from serve_app.control.snapshot import ServingSnapshot
@@ -219,7 +219,7 @@ def force_differs(one: ServingSnapshot, other: ServingSnapshot) -> bool:
         one.number != other.number
         or list(one.models.items()) != list(other.models.items())
         or one.resident != other.resident
-        or routing_json(one.routing) != routing_json(other.routing)
+        or not same_routing(one.routing, other.routing)
     )
 
 
@@ -232,7 +232,7 @@ def _told(before: ServingSnapshot, after: ServingSnapshot) -> str:
             changes.append(f"{old or 'nothing'} -> {new or 'nothing'}")
         elif before.models[name] != after.models[name]:
             changes.append(f"{new} adjusted")
-    if routing_json(before.routing) != routing_json(after.routing):
+    if not same_routing(before.routing, after.routing):
         changes.append("routing")
     if before.resident != after.resident:
         changes.append(f"resident: {', '.join(after.resident)}")

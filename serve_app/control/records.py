@@ -54,6 +54,13 @@ def routing_json(table: RoutingTable) -> str:
     return _dumps({"spec": spec, "models": list(table.models), "default": table.default})
 
 
+def same_routing(one: RoutingTable, other: RoutingTable) -> bool:
+    """Whether two are the same to the order of arms, which `==` does not see."""
+    if one.spec is other.spec:
+        return (one.models, one.default) == (other.models, other.default)
+    return routing_json(one) == routing_json(other)
+
+
 def routing_from_json(text: str) -> RoutingTable:
     """The routing table.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from serve_app.control.failures import Failure, failure_of
+from serve_app.control.failures import absorbed
 from serve_app.control.observed import Observed
 from serve_app.control.plan import Plan
 from serve_app.control.progress import Progress, Retiring
@@ -45,7 +45,7 @@ def plan(
         retire_after_s: How long a drained revision may still be addressed, and stay loaded where
             there is room: a rollback to it is immediate.
     """
-    failures = _absorbed(current, observed, progress.failures)
+    failures = absorbed(current, observed, progress.failures)
     work = _Planning(current, target, observed, replace(progress, failures=failures))
     work.decide()
     catalog, moving = work.catalog()
@@ -69,12 +69,15 @@ def plan(
         moving=moving,
     )
     waiting = work.waiting()
+    settled = work.settled_ids()
+    attempts = {**progress.attempts, **candidates}
     done = Progress(
         {
             model_id: failure
             for model_id, failure in failures.items()
-            if model_id in catalog and model_id not in work.settled_ids()
+            if model_id in catalog and model_id not in settled
         },
+        {model_id: number for model_id, number in attempts.items() if model_id in catalog},
         work.introduced((*catalog.values(), *moving.values())),
         retiring,
     )
@@ -129,7 +132,10 @@ class _Planning:
         models = self._target.models
         for name in self._needed:
             self._steps[name] = _Decision(models[name], self._needed_step(models[name]))
-        self.blocking = tuple(n for n in self._target.routing.routed() if not self._answers(n))
+        self.blocking = (
+            *(name for name in self._target.routing.routed() if not self._answers(name)),
+            *(name for name in self._becoming_models() if not self._can_answer(name)),
+        )
         self.routed = not self.blocking
         wanted = self._target.routing if self.routed else self._current.routing
         taken = {*wanted.spec.aliases, *wanted.spec.experiments}
@@ -140,7 +146,7 @@ class _Planning:
         for name, (model, step) in self._steps.items():
             if step == "switch":
                 active[name] = model.id
-        kept = () if self.routed else self._current.routing.routed()
+        kept = set() if self.routed else self._kept()
         names = (*models, *(name for name in active if name in kept and name not in models))
         self.active = {name: active[name] for name in names if name in active}
         known = (name for name in dict.fromkeys((*self.active, *models)) if name not in taken)
@@ -165,13 +171,13 @@ class _Planning:
             if step not in ("load", "try"):
                 continue
             failure = self._progress.failures.get(model.id)
-            last = max(failure.attempt if failure is not None else 0, self._observed.tried(model))
-            going = self._current.candidates.get(model.id, 0)
-            failed = failure is not None and failure.attempt >= going
-            candidates[model.id] = going if going and not failed else last + 1
-            tester = self._observed.tester(model, self._current.trials.get(model.id))
-            if step == "try" and tester is not None:
-                trials[model.id] = tester
+            going = self._current.candidates.get(model.id)
+            if going is None or (failure is not None and failure.attempt >= going):
+                last = self._progress.attempts.get(model.id, 0)
+                going = max(last, self._observed.tried(model)) + 1
+            candidates[model.id] = going
+            if step == "try":
+                trials[model.id] = self._tester(model)
         return candidates, trials
 
     def resident(self, catalog: Mapping[str, ResolvedModel]) -> tuple[str, ...]:
@@ -224,6 +230,24 @@ class _Planning:
             if step == "blocked"
         }
 
+    def _becoming_models(self) -> tuple[str, ...]:
+        """Names that the routing in force has for something else, and that are to be models."""
+        before = self._current.routing.spec
+        taken = (*before.aliases, *before.experiments)
+        routed = self._target.routing.routed()
+        return tuple(name for name in taken if name in self._target.models and name not in routed)
+
+    def _can_answer(self, name: str) -> bool:
+        """Whether a name that is new as a model can answer as one."""
+        if name in self._steps:
+            return self._steps[name].step in _DONE
+        return self._known(self._target.models[name])
+
+    def _kept(self) -> set[str]:
+        """Models that answer until the wanted routing is in force, though they are not wanted."""
+        wanted = self._target.routing.spec
+        return {*self._current.routing.routed(), *wanted.aliases, *wanted.experiments}
+
     def _answers(self, name: str) -> bool:
         """Whether every replica has what a name answers with, be it the revision before."""
         if self._steps[name].step in _DONE:
@@ -274,6 +298,10 @@ class _Planning:
         failure = self._progress.failures.get(model.id)
         return failure is not None and failure.blocks(self._observed.now)
 
+    def _tester(self, model: ResolvedModel) -> str:
+        """Who tries it for all; empty where there is nobody."""
+        return self._observed.tester(model, self._current.trials.get(model.id)) or ""
+
     def _why(self, model: ResolvedModel, step: Step) -> str:
         if step == "blocked":
             return f"{model.id} failed: {self._progress.failures[model.id].reason}"
@@ -282,21 +310,6 @@ class _Planning:
         ready, replicas = self._observed.ready_on(model)
         if not replicas:
             return f"{model.id} waits for a replica of the pool {model.spec.pool!r}"
+        if step == "try" and replicas > 1:
+            return f"{model.id} is tried by one replica first: {self._tester(model)}"
         return f"{model.id} is ready on {ready} of {replicas} replicas"
-
-
-def _absorbed(
-    current: ServingSnapshot, observed: Observed, failures: Mapping[str, Failure]
-) -> dict[str, Failure]:
-    """The failures, with those that members report of the present candidates."""
-    found = dict(failures)
-    for model_id, attempt in current.candidates.items():
-        model = current.moving.get(model_id) or current.catalog[model_id]
-        known = found.get(model_id)
-        if known is not None and known.attempt >= attempt:
-            continue
-        fatal = observed.fatal(model, attempt)
-        reason = fatal or observed.failure(model, attempt)
-        if reason is not None:
-            found[model_id] = failure_of(attempt, reason, observed.now, fatal=fatal is not None)
-    return found

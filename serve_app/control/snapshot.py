@@ -68,7 +68,8 @@ class ServingSnapshot:
         routing: Which model answers which request. All that it routes to is active and resident.
         resident: Ids that a replica of their pool holds before it is ready; the default first.
         candidates: Id to attempt: what replicas load beside what is active.
-        trials: For candidates that one replica of the pool tries for all: that member's id.
+        trials: For candidates that one replica of the pool tries for all: that member's id; empty
+            while there is none.
         moving: By id, the new form of revisions that move to another pool; `catalog` has the form
             that answers now.
         statuses: By id.

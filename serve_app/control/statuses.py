@@ -84,7 +84,7 @@ def _besides(
 
 def _loading(snapshot: ServingSnapshot, model: ResolvedModel, observed: Observed) -> str:
     trial = snapshot.trials.get(model.id)
-    if trial is not None:
+    if trial:
         return f"one replica tries it: {trial}"
     ready, replicas = observed.ready_on(model)
     if not replicas:

@@ -38,6 +38,7 @@ def fake(version: int = 0, **options: Any) -> dict[str, Any]:
 
 
 SLOW = fake(1000)
+_IMAGE = uri(drawing(size=(32, 24)))
 
 
 def faults_of(records: list[Record]) -> list[str]:
@@ -220,6 +221,72 @@ def test_an_operation_that_cannot_be_changes_nothing(live: LiveService) -> None:
     after = live.status()
     for key in ("snapshot", "overrides", "target", "snapshots"):
         assert after[key] == before[key]
+
+
+def test_a_model_that_does_not_fit_twice_is_replaced_all_the_same(tmp_path: Path) -> None:
+    """With `rollout: recreate` requests wait in the replica while the old one makes room."""
+    pool = {"gpus": 0, "cpus": 0.1, "replicas": 1, "memory_bytes": 1500}
+
+    def big(version: int, **changes: Any) -> dict[str, Any]:
+        spec = fake(version, hang_load_s=1, **changes)  # of 1000 bytes
+        return {"big": {**spec, "rollout": "recreate"}}
+
+    with LiveService(big(1), args={**_ARGS, "pools": [pool]}) as service:
+        old = service.active("big")
+        with LiveLoad(service.url, clients=4) as load:
+            service.declare(big(2, fail_load="no such file"))
+            told = service.wait("no reason", lambda: "no such file" in _reasons(service))
+            assert told
+            assert service.active("big") == old
+            time.sleep(2)  # it is there again
+            service.declare(big(3))
+            new = service.wait_replaced("big", old)
+            time.sleep(1)
+            records = load.stop()
+    assert faults_of(records) == []
+    assert {record.model for record in records} == {old, new}
+
+
+def test_what_does_not_fit_twice_and_does_not_say_so_fails_and_is_told() -> None:
+    pool = {"gpus": 0, "cpus": 0.1, "replicas": 1, "memory_bytes": 1500}
+    with LiveService({"big": fake(1)}, args={**_ARGS, "pools": [pool]}) as service:
+        old = service.active("big")
+        with LiveLoad(service.url, clients=4) as load:
+            service.declare({"big": fake(2)})
+            service.wait("no reason", lambda: "memory_bytes" in _reasons(service))
+            assert service.active("big") == old
+            records = load.stop()
+    assert faults_of(records) == []
+
+
+def test_arms_are_the_same_on_all_ingresses_and_after_a_restart(live: LiveService) -> None:
+    keys = [f"user-{number}" for number in range(300)]
+    before = _arms(live, keys)
+    assert _arms(live, keys) == before, "whichever ingress answers"
+    for victim in live.process.replica_pids("ingress"):
+        os.kill(victim, signal.SIGKILL)
+    live.wait("no ingress", lambda: len(live.process.replica_pids("ingress")) == 2)
+    live.wait("it does not answer", lambda: _answers(live))
+    assert _arms(live, keys) == before
+    share = sum(arm == "slow" for arm in before.values()) / len(keys)
+    assert 0.04 < share < 0.17
+
+
+def _answers(live: LiveService) -> bool:
+    try:
+        return live.http.get("/readyz").is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _arms(live: LiveService, keys: list[str]) -> dict[str, str]:
+    """The arm of each key."""
+    found = {}
+    for key in keys:
+        body = {"images": [_IMAGE], "texts": ["a red circle"], "routing_key": key}
+        answer = live.http.post("/v1/score", json=body).raise_for_status().json()
+        found[key] = answer["experiment"]["arm"]
+    return found
 
 
 def test_a_killed_replica_costs_no_request(live: LiveService) -> None:

@@ -32,6 +32,8 @@ def main() -> None:
     os.environ["SIMILARITY_MODELS"] = yaml.safe_dump(_MODELS)
     with run_folder() as folder:
         set_ray_environment(folder)
+        # Else the address of this cluster stays behind, and `serve run` looks for it.
+        os.environ["RAY_TMPDIR"] = str(folder)
         import ray
         from ray import serve
         from ray.cluster_utils import Cluster

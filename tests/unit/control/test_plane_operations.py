@@ -238,6 +238,17 @@ async def test_overrides_end_with_a_declared_change() -> None:
         assert "declared configuration changed; overrides ended" in whats
 
 
+async def test_overrides_that_are_not_kept_never_block_a_declared_change() -> None:
+    async with fleet(TWO, ROUTING) as made:
+        _, ingress = await started(made)
+        await made.plane.operate(SetWeights(experiment="e", arms={"slow": 100.0}, **WHO))
+        await made.declare({"fast": spec(1)}, {"default": "fast"})
+        await made.complete()
+        told = await made.plane.describe()
+        assert (told.faults, bool(told.overrides)) == ((), False)
+        assert list(ingress.snapshot.active if ingress.snapshot else ()) == ["fast"]
+
+
 async def test_overrides_that_are_kept_outlast_a_declared_change() -> None:
     async with fleet(TWO, ROUTING) as made:
         _, ingress = await started(made)
@@ -249,7 +260,9 @@ async def test_overrides_that_are_kept_outlast_a_declared_change() -> None:
         # A change that they do not fit is refused: dropping them would switch in silence.
         await made.declare({"fast": spec(1)}, {"default": "fast"})
         faults = (await made.plane.describe()).faults
-        assert [fault.key for fault in faults] == ["override default"]
+        assert [fault.key for fault in faults] == ["override default", "overrides"]
+        assert "ada (a test)" in faults[1].message
+        assert "serve-app clear" in faults[1].message
         await made.plane.operate(Clear(**WHO))
         await made.plane.poll()
         await made.complete()
@@ -315,3 +328,18 @@ async def test_a_rollback_stands_where_a_part_of_it_took_effect() -> None:
         replica.broken.clear()
         made.clock.advance(5)
         await eventually(lambda: ingress.answer("slow") == slow)
+
+
+async def test_another_control_is_a_change_though_the_arms_are_the_same() -> None:
+    """The first arm is the control, and mappings compare equal in any order."""
+    arms = {"fast": 50.0, "slow": 50.0}
+    async with fleet(TWO, {"experiments": {"e": {"arms": arms}}}) as made:
+        _, ingress = await started(made)
+        before = ingress.snapshot
+        assert before is not None
+        turned = dict(reversed(arms.items()))
+        await made.declare(TWO, {"experiments": {"e": {"arms": turned}}})
+        await made.complete()
+        after = ingress.snapshot
+        assert after is not None and after.number == before.number + 1
+        assert after.routing.spec.experiments["e"].control == "slow"
