@@ -21,7 +21,7 @@ from PIL import Image
 from serve_app.config.spec import PreprocessOverride
 
 ResizeMode = Literal["shortest", "longest", "squash"]
-Interpolation = Literal["bicubic", "bilinear"]
+Interpolation = Literal["bicubic", "bilinear", "lanczos", "nearest"]
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -38,11 +38,15 @@ class ImagePreprocess:
         size: Height and width in pixels.
         resize_mode: `shortest` fits the shorter side and crops the centre, `longest` fits the
             longer side and pads, `squash` ignores the aspect ratio.
-        interpolation: `bicubic` or `bilinear`, both antialiased. As in open_clip, `shortest` with
-            a size that is not square is always bicubic.
+        interpolation: All but `nearest` are antialiased. As in open_clip, `shortest` with a size
+            that is not square is always bicubic.
         mean: Per-channel mean on the 0-1 scale, for whoever normalises.
         std: Per-channel standard deviation on the 0-1 scale, for whoever normalises.
         fill_color: Grey level, 0-255, of the padding.
+        resized: Height and width before a centre crop to `size`, in the modes `shortest` (which
+            fits its smaller number) and `squash`; None: as `size`.
+        crop_down: Whether an odd rest of a crop is cut at the end, as the transformers library
+            does, and not rounded to an even number, as torchvision does.
     """
 
     size: tuple[int, int]
@@ -51,6 +55,8 @@ class ImagePreprocess:
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     fill_color: int = 0
+    resized: tuple[int, int] | None = None
+    crop_down: bool = False
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
@@ -71,10 +77,11 @@ class ImagePreprocess:
             Shape (height, width, 3), uint8, writable.
         """
         if self.resize_mode == "squash":
-            fitted = _resize(image, self.size, self._resample)
+            fitted = _resize(image, self.resized or self.size, self._resample)
+            fitted = _center(fitted, self.size, 0, self.crop_down)
         elif self.resize_mode == "longest":
             fitted = _resize(image, self._longest_size(image), self._resample)
-            fitted = _center(fitted, self.size, self.fill_color)
+            fitted = _center(fitted, self.size, self.fill_color, self.crop_down)
         else:
             fitted = self._fit_shortest(image)
         return np.array(fitted)  # a copy: asarray would be read-only, which torch warns about
@@ -88,9 +95,7 @@ class ImagePreprocess:
 
     @property
     def _resample(self) -> Image.Resampling:
-        if self.interpolation == "bilinear":
-            return Image.Resampling.BILINEAR
-        return Image.Resampling.BICUBIC
+        return Image.Resampling[self.interpolation.upper()]
 
     def _longest_size(self, image: Image.Image) -> tuple[int, int]:
         height, width = self.size
@@ -98,7 +103,7 @@ class ImagePreprocess:
         return max(1, round(image.height / ratio)), max(1, round(image.width / ratio))
 
     def _fit_shortest(self, image: Image.Image) -> Image.Image:
-        height, width = self.size
+        height, width = self.size if self.resized is None else (min(self.resized),) * 2
         resample = self._resample
         if height == width:
             # torchvision's Resize with one number: the longer side is cut, not rounded.
@@ -113,7 +118,7 @@ class ImagePreprocess:
             resized = (round(image.height / ratio), round(image.width / ratio))
         if resized[0] * resized[1] > MAX_RESIZED_PIXELS:
             return resize_center(image, resized, self.size, resample)
-        return _center(_resize(image, resized, resample), self.size, 0)
+        return _center(_resize(image, resized, resample), self.size, 0, self.crop_down)
 
 
 def resize_center(
@@ -152,7 +157,9 @@ def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
     return image.resize((size[1], size[0]), resample)
 
 
-def _center(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
+def _center(
+    image: Image.Image, size: tuple[int, int], fill: int, crop_down: bool = False
+) -> Image.Image:
     """Pads what is smaller than `size`, then crops the centre, rounding as torchvision does."""
     height, width = size
     pad_left, pad_top = max(0, width - image.width) // 2, max(0, height - image.height) // 2
@@ -162,4 +169,6 @@ def _center(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image
         canvas.paste(image, (pad_left, pad_top))
         image = canvas
     top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    if crop_down:
+        top, left = (image.height - height) // 2, (image.width - width) // 2
     return image.crop((left, top, left + width, top + height))

@@ -55,6 +55,11 @@ BUILT_IN: Mapping[str, Backend] = {
         fingerprint="serve_app.models.open_clip_spec:fingerprint",
         prefetch="serve_app.models.open_clip_spec:prefetch",
     ),
+    "transformers": Backend(
+        model="serve_app.models.transformers_clip:TransformersModel",
+        check="serve_app.models.transformers_spec:check",
+        fingerprint="serve_app.models.transformers_spec:fingerprint",
+    ),
 }
 """Backends that come with the package."""
 

@@ -11,6 +11,7 @@ import torch
 from serve_app.config.spec import ModelSpec
 from serve_app.models.base import DualEncoder, Pixels, Placement
 from serve_app.models.open_clip import OpenClipModel
+from serve_app.models.transformers_clip import TransformersModel
 from tests.tiny_open_clip import (
     CLIP_CONFIG,
     RESNET_CONFIG,
@@ -18,6 +19,7 @@ from tests.tiny_open_clip import (
     write_config,
     write_weights,
 )
+from tests.tiny_transformers import FAMILIES
 
 
 def _open_clip(config: dict[str, Any]) -> Callable[[Path], DualEncoder]:
@@ -30,10 +32,19 @@ def _open_clip(config: dict[str, Any]) -> Callable[[Path], DualEncoder]:
     return make
 
 
+def _transformers(write: Callable[[Path], Path]) -> Callable[[Path], DualEncoder]:
+    def make(folder: Path) -> DualEncoder:
+        spec = ModelSpec(backend="transformers", pretrained=str(write(folder)))
+        return TransformersModel(spec, Placement("cpu", "fp32", 1))
+
+    return make
+
+
 CASES: dict[str, Callable[[Path], DualEncoder]] = {
     "open_clip-vit": _open_clip(CLIP_CONFIG),
     "open_clip-resnet": _open_clip(RESNET_CONFIG),
     "open_clip-siglip": _open_clip(SIGLIP_CONFIG),
+    **{f"transformers-{family}": _transformers(write) for family, write in FAMILIES.items()},
 }
 
 
