@@ -25,6 +25,8 @@ _OBJECT_STORE_BYTES = 1 << 30
 _READY_WITHIN_S = 600.0
 # The proxy may keep a probe that came before the ingress was there; the next one is answered.
 _PROBE_WITHIN_S = 2.0
+# Each on a connection of its own: a proxy that was replaced may still take some (see `guardian`).
+_PROBES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,16 +214,19 @@ def _wait_ready(options: LaunchOptions) -> None:
     # Never through a proxy of the environment: it is this machine that is asked.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     reason = "no answer"
-    while True:
+    passed = 0
+    while passed < _PROBES:
         try:
             with opener.open(f"{options.url}/readyz", timeout=_PROBE_WITHIN_S):
-                return
+                passed += 1
+                continue
         except urllib.error.HTTPError as error:
             reason = error.read().decode("utf-8", "replace")
         except OSError as error:
             reason = str(error)
         if time.monotonic() > deadline:
             raise NotReadyError(f"The service did not become ready: {reason}")
+        passed = 0
         time.sleep(0.1)
 
 

@@ -23,6 +23,7 @@ from serve_app.config.ray_environment import free_ports
 from serve_app.errors import NotReadyError
 
 _STOP_WITHIN_S = 60.0
+_PROBES = 10
 _REPLICA = "ServeReplica:"
 
 
@@ -92,12 +93,19 @@ class ServiceProcess:
         Raises:
             NotReadyError: It ended, or the time did; the message has the end of what it said.
         """
+        passed, ready_at = 0, 0.0
         while True:
             try:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=60):  # noqa: S310
-                    return time.monotonic() - self._started
+                    passed += 1
             except OSError:  # refused, or 503: not yet
-                pass
+                passed = 0
+            # The first counts; the others see that no older proxy takes connections any longer.
+            ready_at = time.monotonic() - self._started if passed == 1 else ready_at
+            if passed == _PROBES:
+                return ready_at
+            if passed:
+                continue
             if self._process.poll() is not None:
                 raise NotReadyError(f"The service ended. It said:\n{self._said()}")
             if time.monotonic() - self._started > within_s:

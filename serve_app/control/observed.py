@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from serve_app.control.members import MemberReport, Members
+from serve_app.control.members import MemberReport, Members, ModelReport
 from serve_app.control.version import Version
 from serve_app.models.snapshot import ResolvedModel
 
@@ -92,15 +92,23 @@ class Observed:
         return any(member_id in replicas for replicas in self.pools.values())
 
     def tried(self, model: ResolvedModel) -> int:
-        """The last attempt that a replica of the model's pool knows; 0 where none does.
+        """The last attempt that ended on a replica of the model's pool; 0 where none did.
 
         A replica may remember it from a plane before this one.
         """
-        pool = model.spec.pool
-        replicas = (*self.pools.get(pool, {}).values(), *self.fallen.get(pool, {}).values())
-        return max(
-            (report[model.id].attempt for report in replicas if model.id in report), default=0
-        )
+        fallen = self.fallen.get(model.spec.pool, {}).values()
+        ended = (item.attempt for item in self._reports(model) if item.state != "loading")
+        died = (report[model.id].attempt for report in fallen if model.id in report)
+        return max((*ended, *died), default=0)
+
+    def trying(self, model: ResolvedModel) -> int:
+        """The attempt that a replica of the model's pool is in the middle of; 0 where none is."""
+        going = (item.attempt for item in self._reports(model) if item.state == "loading")
+        return max(going, default=0)
+
+    def _reports(self, model: ResolvedModel) -> tuple[ModelReport, ...]:
+        replicas = self.pools.get(model.spec.pool, {}).values()
+        return tuple(report[model.id] for report in replicas if model.id in report)
 
     def troubles(self, model: ResolvedModel) -> tuple[str, ...]:
         """Replicas of its pool that could not load a revision, and why."""

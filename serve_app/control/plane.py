@@ -138,7 +138,8 @@ class ControlPlane:
         Args:
             member: Who.
             holding: What it serves until now. A plane that has lost its state goes on with it.
-            report: What a replica holds.
+            report: What a replica holds, so that it never counts as holding nothing: it has
+                loaded what `current` named before it joins.
 
         Raises:
             NotReadyError: There is nothing to serve yet, because what is declared has faults.

@@ -173,8 +173,10 @@ class _Planning:
             failure = self._progress.failures.get(model.id)
             going = self._current.candidates.get(model.id)
             if going is None or (failure is not None and failure.attempt >= going):
-                last = self._progress.attempts.get(model.id, 0)
-                going = max(last, self._observed.tried(model)) + 1
+                known = self._progress.attempts.get(model.id, 0)
+                last = max(known, self._observed.tried(model))
+                # One that was begun under a plane before this one goes on.
+                going = max(last + 1, self._observed.trying(model))
             candidates[model.id] = going
             if step == "try":
                 trials[model.id] = self._tester(model)
@@ -197,7 +199,9 @@ class _Planning:
         for model_id in catalog:
             if model_id in wanted:
                 continue
-            before = self._progress.retiring.get(model_id, Retiring(self._next))
+            answered = model_id in self._current.active.values()
+            left_at = self._next if answered else self._current.version[1]
+            before = self._progress.retiring.get(model_id, Retiring(left_at))
             on_the_way = self._observed.ingress_counter < before.left_at
             used = on_the_way or self._observed.leases(model_id) > 0
             since = self._observed.now if before.drained_at is None else before.drained_at
@@ -306,6 +310,8 @@ class _Planning:
         if step == "blocked":
             return f"{model.id} failed: {self._progress.failures[model.id].reason}"
         if step == "introduce":
+            if self._known(model):
+                return f"{model.id} answers once the routing is as wanted"
             return f"{model.id} is new; replicas are being told"
         ready, replicas = self._observed.ready_on(model)
         if not replicas:

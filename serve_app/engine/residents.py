@@ -73,6 +73,13 @@ class Residents:
         """
         wanted = {model.id: model for model in resident}
         attempts = {model.id: attempt for model, attempt in candidates.items()}
+        # What was unloaded since may be tried again under the number that it had.
+        here = self._pool.states()
+        self._attempts = {
+            key: number
+            for key, number in self._attempts.items()
+            if key in here or key in self._trying
+        }
         self._end(self._keeping, wanted)
         for model in wanted.values():
             if model.id not in self._keeping and not self._holds(model.id):
@@ -89,11 +96,6 @@ class Residents:
                 old = next((m.id for m in wanted.values() if m.name == model.name), None)
                 replaced = old if model.spec.rollout == "recreate" and old != model.id else None
                 self._trying[model.id] = _begin(self._try(model, replaced))
-        # The number of an attempt is told for as long as its failure is remembered.
-        told = self._pool.states()
-        self._attempts = {
-            key: number for key, number in self._attempts.items() if key in attempts or key in told
-        }
 
     async def load(self, models: Iterable[ResolvedModel], needed: str | None) -> None:
         """Loads models one after the other, for a replica that is not ready yet.

@@ -6,6 +6,10 @@ the port, so that the next start would fail.
 
 The family is looked at while it lives: once the service is dead, nothing tells whose its orphans
 were, as Ray's processes write over their command line and environment.
+
+While it looks, it also tells a proxy that was replaced to stop taking connections. Ray tells it
+once, and on a busy machine that signal may be lost: then two proxies share the port, and the old
+one answers its share of the clients by an old configuration, with 404 where it knew no route yet.
 """
 
 from __future__ import annotations
@@ -14,14 +18,19 @@ import contextlib
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 
 _LOOKS_EVERY_S = 1.0
 _ENDS_WITHIN_S = 10.0
+_PROXY = "haproxy"
+_PROXY_STARTS_WITHIN_S = 2.0
+"""A proxy that is younger may not have taken over yet."""
 
 
 def watch(folder: Path) -> subprocess.Popen[bytes]:
@@ -44,6 +53,7 @@ def guard(pid: int, folder: Path) -> None:
     family: set[psutil.Process] = set()
     while True:
         family = {process for process in family if process.is_running()} | _descendants(pid)
+        retire_proxies(family, folder)
         if select.select([sys.stdin], [], [], _LOOKS_EVERY_S)[0]:
             break
     # The last look may be a second old.
@@ -51,6 +61,27 @@ def guard(pid: int, folder: Path) -> None:
         family |= _descendants(process.pid)
     end_processes(family)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def retire_proxies(processes: set[psutil.Process], folder: Path) -> None:
+    """Tells all proxies of a run but the newest to end with their last connections.
+
+    Args:
+        processes: Of a family, which may have other runs in it.
+        folder: Of this run: its proxies' configuration is there.
+    """
+    found: list[tuple[float, psutil.Process]] = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            ours = any(part.startswith(str(folder)) for part in process.cmdline())
+            if process.name() == _PROXY and ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append((process.create_time(), process))
+    found.sort(key=lambda item: item[0])
+    if len(found) < 2 or time.time() - found[-1][0] < _PROXY_STARTS_WITHIN_S:
+        return
+    for _, process in found[:-1]:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGUSR1)
 
 
 def end_processes(processes: set[psutil.Process]) -> None:

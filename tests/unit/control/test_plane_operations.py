@@ -127,6 +127,26 @@ async def test_an_ingress_that_dies_does_not_hold_an_operation_up_and_is_named()
         assert (result.confirmed, result.missing, result.lost) == (("i1",), (), ("i2",))
 
 
+async def test_an_ingress_that_was_only_late_is_named_and_goes_on() -> None:
+    async with fleet(TWO, ROUTING) as made:
+        _, ingress = await started(made)
+        late = Ingress("i2")
+        await made.add(late)
+        late.gate.clear()
+        old = late.answer()
+        task = asyncio.create_task(made.plane.operate(Promote(target="slow", **WHO)))
+        await eventually(lambda: ingress.answer() == id_of(made, "slow"))
+        await settle()
+        made.clock.advance(EXPIRES_S + 1)
+        result = await task
+        assert (result.outcome, result.confirmed, result.lost) == ("in_effect", ("i1",), ("i2",))
+        assert "not confirmed by i2" in result.detail
+        assert late.answer() == old
+        late.gate.set()  # it follows, and need not join anew
+        await eventually(lambda: late.answer() == id_of(made, "slow"))
+        assert "i2" in [member.id for member in (await made.plane.describe()).members]
+
+
 async def test_weights_are_in_effect_once_the_arm_is_resident() -> None:
     async with fleet(TWO, ROUTING) as made:
         replica, ingress = await started(made)
@@ -267,6 +287,23 @@ async def test_overrides_that_are_kept_outlast_a_declared_change() -> None:
         await made.plane.poll()
         await made.complete()
         assert list(ingress.snapshot.active if ingress.snapshot else ()) == ["fast"]
+
+
+async def test_kept_weights_that_no_longer_fit_are_named_and_kept_pins_do_not_mind() -> None:
+    async with fleet({**TWO, "new": spec(3)}, ROUTING) as made:
+        _, ingress = await started(made)
+        await made.plane.operate(Pin(name="new", keep=True, **WHO))
+        await made.declare(TWO)
+        await made.complete()
+        assert ingress.snapshot is not None and ingress.snapshot.overrides.overrides.pinned
+        assert not ingress.snapshot.faults
+        weights = SetWeights(experiment="e", arms={"slow": 100.0}, **WHO)
+        assert (await made.plane.operate(weights)).outcome == "in_effect"
+        await made.declare(TWO, {"default": "fast"})
+        faults = (await made.plane.describe()).faults
+        assert [fault.key for fault in faults] == ["override weights.e", "overrides"]
+        assert "ada (a test)" in faults[1].message
+        assert dict(ingress.snapshot.routing.spec.experiments["e"].arms) == {"fast": 0, "slow": 100}
 
 
 async def test_a_store_that_fails_keeps_everything_as_it_is() -> None:

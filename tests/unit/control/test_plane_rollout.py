@@ -14,6 +14,7 @@ from tests.unit.control.fleet import (
     Replica,
     Source,
     eventually,
+    eventually_async,
     fleet,
     id_of,
     new_id,
@@ -209,6 +210,58 @@ async def test_a_candidate_that_kills_a_replica_costs_one_and_is_not_tried_again
         await eventually(lambda: any(key == deadly for key, _ in (*other.loads, *again.loads)))
 
 
+async def test_what_killed_the_only_replica_does_not_kill_the_one_that_comes_in_its_place() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        only, ingress = Replica("r1"), Ingress("i1")
+        await made.add(only, ingress)
+        await made.complete()
+        old, deadly = ingress.answer(), new_id("fast", 7)
+        only.slow.add(deadly)
+        await made.declare({**TWO, "fast": spec(7)})
+        await eventually(lambda: deadly in only.states)
+        await settle()
+        await only.stop()
+        again = Replica("r2")
+        await made.add(again)
+        await settle()
+        made.clock.advance(EXPIRES_S + 1)
+        await eventually(lambda: deadly in made.plane._publisher.progress.failures)
+        made.clock.advance(299)
+        await settle()
+        assert again.loads == [(old, 0)]
+        status = await made.status(deadly)
+        assert (status.state, status.reason) == (
+            "failed",
+            "the replica r1 died while it loaded it, perhaps for want of memory",
+        )
+        assert (await made.plane.describe()).retry_in_s[deadly] == pytest.approx(1)
+        made.clock.advance(2)  # whoever comes may be larger, or the file another one
+        await made.complete()
+        assert again.loads == [(old, 0), (deadly, 2)]
+
+
+async def test_a_plane_that_starts_while_a_replica_tries_counts_its_death() -> None:
+    async with fleet(TWO, DEFAULT) as made:
+        replicas, ingress = [Replica("r1"), Replica("r2"), Replica("r3")], Ingress("i1")
+        await made.add(*replicas, ingress)
+        await made.complete()
+        deadly = new_id("fast", 7)
+        for replica in replicas:
+            replica.slow.add(deadly)
+        await made.declare({**TWO, "fast": spec(7)})
+        await eventually(lambda: any(deadly in replica.states for replica in replicas))
+        victim = next(replica for replica in replicas if deadly in replica.states)
+        await settle()
+        await made.restart_plane()
+        await settle()
+        assert victim.loads[-1] == (deadly, 1), "it goes on"
+        await victim.stop()
+        made.clock.advance(EXPIRES_S + 1)
+        await eventually(lambda: deadly in made.plane._publisher.progress.failures)
+        await settle()
+        assert sum(deadly == key for replica in replicas for key, _ in replica.loads) == 1
+
+
 async def test_a_starting_replica_is_not_waited_for_until_it_joins_with_what_it_holds() -> None:
     async with fleet(TWO, DEFAULT) as made:
         one, ingress = Replica("r1"), Ingress("i1")
@@ -251,6 +304,42 @@ async def test_an_observer_is_told_and_its_errors_hurt_nobody() -> None:
     source.broken = None
     await plane.poll()
     assert states[-2:] == [("faults", "1"), ("faults", "0")]
+
+
+async def test_each_state_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="serve_app.control")
+    async with fleet(TWO, DEFAULT) as made:
+        replica, ingress = Replica("r1"), Ingress("i1")
+        await made.add(replica, ingress)
+        await made.complete()
+        old, broken, new = new_id("fast", 1), new_id("fast", 6), new_id("fast", 7)
+        replica.broken[broken] = "no such file"
+        await made.declare({**TWO, "fast": spec(6)})
+        await eventually(lambda: broken in made.plane._publisher.progress.failures)
+        replica.slow.add(new)
+        await made.declare({**TWO, "fast": spec(7)})
+        await eventually(lambda: new in replica.states)
+        replica.finish(new)
+        await made.complete()
+        made.clock.advance(1)
+        replica.states.pop(old)
+        replica.tell()
+
+        async def unloaded() -> bool:
+            return bool((await made.status(old)).state == "unloaded")
+
+        await eventually_async(unloaded)
+        told = {
+            model_id: [r.message for r in caplog.records if r.message.startswith(f"{model_id} is ")]
+            for model_id in (old, broken, new)
+        }
+        states = {key: [line.partition(" is ")[2] for line in lines] for key, lines in told.items()}
+        assert states[old] == ["active", "draining", "unloaded"]
+        assert states[broken][:2] == ["loading", "failed: no such file"]
+        assert states[new] == ["loading", "active"]
+        assert all(
+            r.name.startswith("serve_app.control") for r in caplog.records if "fast@" in r.message
+        )
 
 
 async def test_without_a_replica_nothing_is_switched() -> None:

@@ -110,6 +110,31 @@ def test_a_new_name_waits_while_the_routing_in_force_has_it_for_something_else()
     assert made.complete
 
 
+def test_an_alias_that_becomes_a_model_answers_all_the_time() -> None:
+    run = Run(target(A1, aliases={"c": "a"}))
+    run.target = target(A1, C1, number=2)
+    made = run.step(seen(r1={A1.id: READY}))
+    assert (made.blocking, dict(made.snapshot.routing.spec.aliases)) == (("c",), {"c": "a"})
+    assert made.waiting == {"c": f"{C1.id} is new; replicas are being told"}
+    assert run.step(seen(counter=1, r1={A1.id: READY})).snapshot.routing.spec.aliases
+    made = run.step(seen(counter=2, r1={A1.id: READY}))
+    assert not made.snapshot.routing.spec.aliases
+    assert dict(made.snapshot.active) == {"a": A1.id, "c": C1.id}
+    assert made.complete
+
+
+def test_a_model_that_becomes_an_alias_answers_all_the_time() -> None:
+    run = Run(target(A1, B1, C1))
+    run.target = target(A1, B1, number=2, aliases={"c": "b"})
+    made = run.step(seen(r1={A1.id: READY}))
+    assert made.blocking == ("b",)
+    assert made.snapshot.active["c"] == C1.id
+    assert "c" in made.snapshot.routing.models
+    made = run.step(seen(r1={A1.id: READY, B1.id: READY}))
+    assert dict(made.snapshot.active) == {"a": A1.id, "b": B1.id}
+    assert dict(made.snapshot.routing.spec.aliases) == {"c": "b"}
+
+
 def test_what_the_routing_in_force_names_stays_until_it_is_another_one() -> None:
     run = Run(target(A1, B1, aliases={"x": "b"}))
     run.target = target(C1, number=2)
@@ -174,6 +199,60 @@ def test_an_attempt_is_another_one_than_what_replicas_remember() -> None:
     assert made.snapshot.candidates == {A2.id: 4}
 
 
+def test_no_attempt_is_asked_for_twice() -> None:
+    """A replica tries each number once; it may have unloaded meanwhile what was fine then."""
+    run = Run(target(A1))
+    held = {A1.id: READY, A2.id: READY}
+    for number in range(1, 4):
+        run.target = target(A2, number=2 * number)
+        assert run.step(seen(r1={A1.id: READY})).snapshot.candidates == {A2.id: number}
+        assert run.step(seen(r1=held)).snapshot.active == {"a": A2.id}
+        run.target = target(A1, number=2 * number + 1)
+        run.step(seen(r1=held))
+        assert run.step(seen(r1=held)).snapshot.active == {"a": A1.id}
+
+
+def died(now: float, reports: Mapping[str, ModelReport], **replicas: Any) -> Observed:
+    """A replica that is not heard of any more, and those that are."""
+    return replace(seen(now, **replicas), fallen={"default": {"gone": reports}})
+
+
+def test_what_a_replica_died_of_waits_for_five_minutes_or_an_operator() -> None:
+    run = Run(target(A1))
+    run.target = target(A2, number=2)
+    run.step(seen(gone={A1.id: READY}))
+    held = {A1.id: READY}
+    made = run.step(died(10, {A2.id: ModelReport("loading", 1)}, r2=held))
+    assert made.failed == {
+        "a": "the replica gone died while it loaded it, perhaps for want of memory"
+    }
+    assert made.progress.failures[A2.id].retry_at == 310
+    assert run.step(died(309, {}, r2=held)).snapshot.candidates == {}
+    run.progress = run.progress.unblocked()
+    assert run.step(died(309, {}, r2=held)).snapshot.candidates == {A2.id: 2}
+
+
+def test_another_death_than_in_this_attempt_is_no_failure() -> None:
+    run = Run(target(A1))
+    run.target = target(A2, number=2)
+    held = {A1.id: READY}
+    run.step(seen(r1=held))
+    for report in (ModelReport("loading", 7), ModelReport("ready", 1), ModelReport("loading")):
+        assert not run.step(died(10, {A2.id: report}, r1=held)).failed
+
+
+def test_who_was_taken_for_dead_and_speaks_again_has_not_died_of_it() -> None:
+    run = Run(target(A1))
+    run.target = target(A2, number=2)
+    loading = {A1.id: READY, A2.id: ModelReport("loading", 1)}
+    run.step(seen(gone={A1.id: READY}))
+    assert run.step(died(10, loading)).failed
+    made = run.step(seen(11, gone=loading))
+    assert made.snapshot.candidates == {A2.id: 2}
+    note = made.snapshot.statuses[A2.id].note
+    assert note is not None and "the replica gone was not heard of for a time" in note
+
+
 def test_the_wait_doubles_up_to_five_minutes() -> None:
     run = Run(target(A1))
     run.target = target(A2, number=2)
@@ -231,6 +310,31 @@ def test_a_trial_goes_to_another_replica_when_its_own_dies() -> None:
     assert run.step(seen(r1=held, r2=held, r3=held)).snapshot.trials == {new.id: who}
     other = ({"r1", "r2"} - {who}).pop()
     assert run.step(seen(**{other: held})).snapshot.trials == {new.id: other}
+
+
+def test_a_trial_goes_to_who_loads_it_already() -> None:
+    run = Run(target(A1))
+    run.target = target(A2, number=2)
+    for loader in ("r1", "r2", "r3"):
+        replicas = {name: {A1.id: READY} for name in ("r1", "r2", "r3")}
+        replicas[loader] = {A1.id: READY, A2.id: ModelReport("loading", 1)}
+        run.snapshot = replace(run.snapshot, trials={})
+        made = run.step(seen(**replicas))
+        assert made.snapshot.trials == {A2.id: loader}
+        assert made.waiting == {"a": f"{A2.id} is tried by one replica first: {loader}"}
+
+
+def test_while_nobody_is_there_nobody_is_asked() -> None:
+    """Or all that start would try it at once."""
+    run = Run(target(A1))
+    run.target = target(A2, number=2)
+    made = run.step(seen())
+    assert made.snapshot.candidates == {A2.id: 1}
+    assert made.snapshot.candidates_for("default", "r1") == ()
+    assert made.snapshot.statuses[A2.id].note == "waits for a replica of the pool 'default'"
+    made = run.step(seen(r1={A1.id: READY}, r2={A1.id: READY}))
+    asked = [r for r in ("r1", "r2") if made.snapshot.candidates_for("default", r)]
+    assert asked == [made.snapshot.trials[A2.id]]
 
 
 def test_costs_are_adjusted_in_place() -> None:

@@ -5,7 +5,10 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from serve_app.config.faults import Origin
+from serve_app.config.routing_source import RoutingDocument
 from serve_app.control.overrides import Overrides, OverridesView
+from serve_app.control.publisher import force_differs
 from serve_app.control.snapshot import ModelStatus, ServingSnapshot
 from serve_app.errors import Fault, UnknownModelError
 from serve_app.models.base import Placement
@@ -91,6 +94,25 @@ def test_it_pickles_and_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         SNAPSHOT.active["fast"] = OLD.id  # type: ignore[index]
     assert replace(SNAPSHOT, active={"fast": OLD.id}).models == {"fast": OLD}
+
+
+def test_the_order_of_arms_and_of_models_is_something_else() -> None:
+    """Though mappings compare equal in any order: the first arm is the control."""
+    arms = {"slow": 50.0, "fast": 50.0}
+
+    def snapshot(arms: dict[str, float]) -> ServingSnapshot:
+        raw = {"experiments": {"e": {"arms": arms}}}
+        document = RoutingDocument(raw, Origin("routing"))
+        return replace(SNAPSHOT, routing=build_routing(document, ("slow", "fast"), "fast"))
+
+    one, other = snapshot(arms), snapshot(dict(reversed(arms.items())))
+    assert one == other
+    assert force_differs(one, other)
+    assert not force_differs(one, snapshot(arms))
+    assert not force_differs(one, replace(one, version=("plane", 4)))
+    assert force_differs(one, replace(one, active=dict(reversed(one.active.items()))))
+    fewer = replace(one.routing, models=("slow",))
+    assert force_differs(one, replace(one, routing=fewer))
 
 
 def test_it_offers_what_a_registry_snapshot_offers_to_those_who_serve() -> None:

@@ -75,6 +75,19 @@ async def test_a_candidate_is_announced_before_it_is_tried_and_tried_once_an_att
     assert replica.states()["a"] == ("ready", 0)
 
 
+async def test_what_was_unloaded_is_tried_again_under_the_number_it_had() -> None:
+    """A control plane that has lost its history begins to count anew."""
+    replica = Replica()
+    new = resolved("new")
+    replica.residents.want([], {new: 1})
+    await until(lambda: replica.states() == {"new": ("ready", 1)})
+    replica.residents.want([], {})
+    replica.pool.keep_only([])
+    await until(lambda: replica.states() == {})
+    replica.residents.want([], {new: 1})
+    await until(lambda: replica.states() == {"new": ("ready", 1)})
+
+
 async def test_a_candidate_that_nobody_wants_any_longer_is_given_up() -> None:
     replica = Replica()
     slow = resolved("new", options={"hang_load_s": 0.2})
