@@ -6,7 +6,7 @@ import os
 
 from serve_app.config.settings import MODELS, PREFIX
 
-_OWN_RAY = "RAY_SERVE_HAPROXY_"
+_OWN_RAY = ("RAY_SERVE_HAPROXY_", "RAY_SERVE_FALLBACK_PROXY_")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -29,7 +29,7 @@ def child_environment(
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith((PREFIX, _OWN_RAY)) and name not in _THREADS
+        if not name.startswith((PREFIX, *_OWN_RAY)) and name not in _THREADS
     }
     if models is not None:
         environment[MODELS] = models

@@ -17,7 +17,7 @@ def ray_environment(folder: Path) -> dict[str, str]:
         folder: A folder of this run alone, for the proxy's files. The proxy's defaults are fixed
             paths and ports: a second service on the machine would collide with them.
     """
-    statistics, metrics = free_ports(2)
+    statistics, metrics, fallback, fallback_grpc = free_ports(4)
     return {
         # Measured: seven times the requests per second of Serve's own Python proxy.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -27,6 +27,10 @@ def ray_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        # Where requests go while no ingress is up. By default these are one and the same for all
+        # services of a machine, and shared: one service would answer the requests of another.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
         # Half a minute by default, for load balancers elsewhere; this proxy is told at once.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # Five seconds by default: on a busy machine the proxy is then killed while it starts.
