@@ -61,6 +61,7 @@ class Residents:
         self._trying: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[str, int] = {}
         self._vacated: dict[str, str] = {}  # by candidate, what made room for it
+        self._giving_back: set[asyncio.Task[None]] = set()
 
     def want(
         self, resident: Iterable[ResolvedModel], candidates: Mapping[ResolvedModel, int]
@@ -87,9 +88,14 @@ class Residents:
         same = [key for key in attempts if self._attempts.get(key) == attempts[key]]
         self._end(self._trying, same)
         for candidate, room in tuple(self._vacated.items()):
-            if candidate not in attempts:
-                # It answers now, or is not wanted any more and what made room for it is.
-                self._reopen(candidate, superseded=room not in wanted)
+            if candidate in attempts:
+                continue
+            if room in wanted:  # the candidate failed elsewhere, or was taken back
+                task = _begin(self._give_back(candidate, self._vacated.pop(candidate)))
+                self._giving_back.add(task)
+                task.add_done_callback(self._giving_back.discard)
+            else:
+                self._reopen(candidate, superseded=True)
         for model, attempt in candidates.items():
             if self._attempts.get(model.id) != attempt:
                 self._attempts[model.id] = attempt
@@ -172,6 +178,14 @@ class Residents:
             # The pool remembers why.
         self._trying.pop(model.id, None)
         self._on_change()
+
+    async def _give_back(self, candidate: str, replaced: str) -> None:
+        """Unloads a candidate for what made room for it: the two do not fit."""
+        try:
+            await self._pool.vacate(candidate)
+        finally:
+            self._pool.reopen(candidate, superseded=False)
+            self._pool.reopen(replaced, superseded=False)
 
     def _reopen(self, candidate: str, *, superseded: bool) -> None:
         replaced = self._vacated.pop(candidate, None)

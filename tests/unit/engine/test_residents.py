@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.engine.loading import model_loader
 from serve_app.engine.parity import UNCHECKED
-from serve_app.engine.pool import ModelPool
+from serve_app.engine.pool import ModelPool, PoolListeners
 from serve_app.engine.residents import Residents
 from serve_app.errors import ModelLoadError, ModelReplacedError
 from serve_app.models.factory import SimilarityModelFactory
@@ -136,6 +136,32 @@ async def test_where_two_do_not_fit_the_old_one_makes_room_first() -> None:
     replica.residents.want([new], {})  # now it answers
     with pytest.raises(ModelReplacedError):
         await waiting
+
+
+async def test_where_the_new_one_is_taken_back_it_makes_room_for_the_old_one() -> None:
+    """It was loaded here, and failed on another replica: the two must not be here together."""
+    journal: list[str] = []
+    replica = Replica(
+        memory_bytes=1500,
+        listeners=PoolListeners(
+            on_loading=lambda key: journal.append(f"load {key}"),
+            on_unloaded=lambda key: journal.append(f"unload {key}"),
+        ),
+    )
+    replica.residents.want([A], {})
+    await until(lambda: replica.states() == {"a": ("ready", 0)})
+    new = _successor()
+    replica.residents.want([A], {new: 1})
+    await until(lambda: [info.id for info in replica.pool.resident()] == [new.id])
+    replica.residents.want([A], {})
+    await until(lambda: [info.id for info in replica.pool.resident()] == [A.id])
+    assert journal == [
+        f"load {A.id}",
+        f"unload {A.id}",
+        f"load {new.id}",
+        f"unload {new.id}",
+        f"load {A.id}",
+    ]
 
 
 async def test_where_the_new_one_fails_the_old_one_is_loaded_again() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +159,22 @@ def test_an_operation_whose_model_cannot_be_loaded_is_withdrawn(service: Service
 
 
 def test_an_operation_that_takes_longer_is_pending_and_goes_on(service: Service) -> None:
-    new = new_id("fast", 7)
-    service.made.replica.slow.add(new)
-    service.made.run(service.made.fleet.declare({**MODELS, "fast": spec(7)}))
-    answer = service.operate("promote", target="fast", timeout_s=0.2)
-    assert answer.status_code in (200, 202)
-    service.made.run(_finish(service.made, new))
+    spare = new_id("spare", 7)
+    service.made.replica.slow.add(spare)
+    service.made.declare({**MODELS, "spare": spec(7)})
+    # The control plane's clock stands still until it is told.
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(service.operate, "promote", target="spare", timeout_s=0.5)
+        while service.status()["complete"]:
+            time.sleep(0.01)
+        service.made.fleet.clock.advance(1)
+        answer = asked.result(30)
+    assert answer.status_code == 202, answer.text
+    assert (answer.json()["outcome"], answer.json()["version"]) == ("pending", None)
+    assert spare in answer.json()["detail"]
+    service.made.run(_finish(service.made, spare))
     service.made.run(service.made.fleet.complete())
+    assert [m["id"] for m in service.models()["data"] if m["default"]] == [spare]
 
 
 async def _finish(made: Operated, model_id: str) -> None:
