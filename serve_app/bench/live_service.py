@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -82,12 +81,7 @@ class LiveLoad:
         self._reader.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def stop(self) -> list[Record]:
@@ -152,14 +146,9 @@ class LiveService:
         self.process.wait_ready()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.http.close()
-        self.process.__exit__(kind, error, trace)
+        self.process.__exit__(None, None, None)
         self._folder.cleanup()
 
     def declare(self, models: Mapping[str, Any]) -> None:

@@ -194,11 +194,11 @@ def _operate(kind: str, way: _Way, *, who: str | None, reason: str, **body: Any)
 
 def _client(url: str) -> AdminClient:
     from serve_app.client.admin import AdminClient
-    from serve_app.config.settings import ADMIN_TOKEN
+    from serve_app.config.settings import ADMIN_TOKEN, read_environment
     from serve_app.errors import ConfigError, Fault
 
     # The environment alone: a command line can be read by everybody on the machine.
-    token = os.environ.get(ADMIN_TOKEN)
+    token = read_environment().admin_token
     if not token:
         message = "is not set; give it the value that the service was started with"
         raise ConfigError((Fault(ADMIN_TOKEN, message),))

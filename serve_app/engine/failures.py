@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serve_app.errors import ModelLoadError
+from serve_app.errors import DeadlineExceededError, ModelLoadError, ModelTooLargeError
 
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 60.0
@@ -65,6 +65,24 @@ class LoadFailures:
         )
         error.__cause__ = failure.error
         return error
+
+
+def as_load_error(model_id: str, error: Exception) -> ModelLoadError:
+    """Whatever a loader raised, as an error of the model; the first one is its cause."""
+    if isinstance(error, ModelLoadError):
+        return error
+    if isinstance(error, MemoryError):
+        said = f"ran out of memory while it was loaded{f' ({error})' if str(error) else ''}"
+        too_large = ModelTooLargeError(f"{model_id} {said}.")
+        too_large.__cause__ = error
+        return too_large
+    if isinstance(error, DeadlineExceededError):
+        said = error.detail
+    else:
+        said = f"{type(error).__name__}: {error}"
+    wrapped = ModelLoadError(f"{model_id} could not be loaded: {said}.")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _drop_tracebacks(error: BaseException) -> None:

@@ -19,14 +19,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serve_app.config.checkpoints import weights_file
-from serve_app.engine.failures import LoadFailure, LoadFailures
+from serve_app.engine.failures import LoadFailure, LoadFailures, as_load_error
 from serve_app.engine.loading import LoadedModel, Loader
 from serve_app.engine.memory import available_memory
 from serve_app.engine.threads import run_within
 from serve_app.engine.vacancies import Vacancies
 from serve_app.errors import (
-    DeadlineExceededError,
-    ModelLoadError,
     ModelTooLargeError,
     NotReadyError,
 )
@@ -318,7 +316,7 @@ class ModelPool:
             return None
         except Exception as error:
             logger.warning("model %s could not be loaded", model_id, exc_info=error)
-            failure = self._failures.add(model_id, _as_load_error(model_id, error))
+            failure = self._failures.add(model_id, as_load_error(model_id, error))
             if entry.unwanted:
                 self._failures.forget(model_id)
             entry.loading = None
@@ -461,20 +459,3 @@ def _unload_safely(loaded: LoadedModel) -> None:
         loaded.unload()
     except Exception:
         logger.exception("unloading %s failed", loaded.info.id)
-
-
-def _as_load_error(model_id: str, error: Exception) -> ModelLoadError:
-    if isinstance(error, ModelLoadError):
-        return error
-    if isinstance(error, MemoryError):
-        said = f"ran out of memory while it was loaded{f' ({error})' if str(error) else ''}"
-        too_large = ModelTooLargeError(f"{model_id} {said}.")
-        too_large.__cause__ = error
-        return too_large
-    if isinstance(error, DeadlineExceededError):
-        said = error.detail
-    else:
-        said = f"{type(error).__name__}: {error}"
-    wrapped = ModelLoadError(f"{model_id} could not be loaded: {said}.")
-    wrapped.__cause__ = error
-    return wrapped

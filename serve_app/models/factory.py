@@ -56,7 +56,7 @@ BUILT_IN: Mapping[str, Backend] = {
         prefetch="serve_app.models.open_clip_spec:prefetch",
     ),
     "transformers": Backend(
-        model="serve_app.models.transformers_clip:TransformersModel",
+        model="serve_app.models.transformers_dual:TransformersModel",
         check="serve_app.models.transformers_spec:check",
         fingerprint="serve_app.models.transformers_spec:fingerprint",
     ),

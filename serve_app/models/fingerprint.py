@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from serve_app.errors import ModelLoadError
+
 _Identity = tuple[str, int, int, int]
 
 _remembered: dict[_Identity, str] = {}
@@ -37,3 +39,19 @@ def files_sha256(folder: Path, files: Iterable[Path]) -> str:
     for path in sorted(files):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def verify_sha256(path: Path, expected: str | None) -> str:
+    """Returns a file's SHA-256.
+
+    Raises:
+        ModelLoadError: It is not the expected one; both are named.
+        OSError: The file cannot be read.
+    """
+    actual = file_sha256(path)
+    if expected is not None and actual != expected:
+        raise ModelLoadError(
+            f"The checksum of {path} does not match the spec: `sha256` is {expected}, the file's "
+            f"is {actual}. Either the file is damaged or replaced, or the spec is out of date."
+        )
+    return actual

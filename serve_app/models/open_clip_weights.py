@@ -6,7 +6,6 @@ in a weights file is ever executed: pickles are read with `weights_only`, TorchS
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 import zipfile
@@ -91,27 +90,6 @@ def locate_weights(spec: ModelSpec, architecture: Architecture) -> Weights:
         f"{pretrained!r} is neither a pretrained tag of {architecture.name}{_tags(architecture)} "
         "nor a file or folder that exists."
     )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify_sha256(path: Path, expected: str | None) -> str:
-    """Returns a file's SHA-256.
-
-    Raises:
-        ModelLoadError: It is not the expected one; both are named.
-    """
-    actual = sha256_of(path)
-    if expected is not None and actual != expected:
-        raise ModelLoadError(
-            f"The checksum of {path} does not match the spec: `sha256` is {expected}, the file's "
-            f"is {actual}. Either the file is damaged or replaced, or the spec is out of date."
-        )
-    return actual
 
 
 @contextmanager

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from serve_app.config.checkpoints import weights_file
 from serve_app.errors import MissingExtraError, ModelLoadError
-from serve_app.models.open_clip_weights import verify_sha256
+from serve_app.models.fingerprint import verify_sha256
 from serve_app.models.torch_dual import LoadedDual, TorchDualEncoder
 from serve_app.models.torch_runtime import DTYPES, memory_bytes, parameter_count, resolve_device
 from serve_app.models.transformers_images import image_preprocess
@@ -131,7 +130,7 @@ class TransformersModel(TorchDualEncoder):
                     f"`sha256` is for one local file of weights, and {pretrained} is not that."
                 )
             return ""
-        return verify_sha256(Path(path), self.spec.sha256)
+        return verify_sha256(path, self.spec.sha256)
 
 
 def _scale_and_bias(model: Any) -> tuple[float, float | None]:

@@ -26,8 +26,13 @@ from serve_app.errors import (
 )
 from serve_app.serving import admin_schemas as schemas
 from serve_app.serving.bodies import parse_json, read_body
-from serve_app.serving.inventory import faults_answer, overrides_answer, status_answer
-from serve_app.serving.problem import MEDIA_TYPE, problem
+from serve_app.serving.inventory import (
+    faults_answer,
+    overrides_answer,
+    status_answer,
+    version_answer,
+)
+from serve_app.serving.problem import problem, problem_responses
 
 _MOST_BODY_BYTES = 64 * 1024
 # Of the module, because FastAPI looks up the names in annotations there.
@@ -84,7 +89,7 @@ def add_admin(api: FastAPI, admin: AdminService, digest: str) -> None:
         "/v1/admin/status",
         summary="What is in effect, what is wanted, and who follows",
         response_model=schemas.StatusReport,
-        responses=_problems(401, 503),
+        responses=problem_responses(401, 503),
         dependencies=[Depends(authorized)],
     )
     async def status() -> Response:
@@ -94,7 +99,7 @@ def add_admin(api: FastAPI, admin: AdminService, digest: str) -> None:
         "/v1/admin/audit",
         summary="Who changed what, when and why",
         response_model=schemas.AuditAnswer,
-        responses=_problems(401, 503),
+        responses=problem_responses(401, 503),
         dependencies=[Depends(authorized)],
     )
     async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
@@ -107,7 +112,7 @@ def add_admin(api: FastAPI, admin: AdminService, digest: str) -> None:
             summary=summary,
             name=f"admin_{name}",
             response_model=schemas.OperationAnswer,
-            responses=_problems(400, 401, 404, 409, 413, 422, 503)
+            responses=problem_responses(400, 401, 404, 409, 413, 422, 503)
             | {202: {"description": "Not in effect yet", "model": schemas.OperationAnswer}},
             openapi_extra={
                 "requestBody": {
@@ -134,7 +139,7 @@ def _operated(result: OperationResult, request_id: str) -> Response:
     answer = {
         "outcome": result.outcome,
         "snapshot": result.number,
-        "version": _version(result.version),
+        "version": version_answer(result.version),
         "detail": result.detail,
         "withdrawn": result.withdrawn,
         "confirmed": list(result.confirmed),
@@ -161,7 +166,7 @@ def _status(told: Description) -> dict[str, Any]:
     if overrides is not None:
         overrides |= {"who": told.overrides.who, "reason": told.overrides.reason}
     return {
-        "version": _version(told.version),
+        "version": version_answer(told.version),
         "snapshot": told.number,
         "target": told.target,
         "complete": told.complete,
@@ -188,17 +193,5 @@ def _status(told: Description) -> dict[str, Any]:
     }
 
 
-def _version(version: tuple[str, int] | None) -> str | None:
-    return None if version is None else ".".join(map(str, version))
-
-
 def _json(content: Any, status: int = 200) -> Response:
     return Response(to_json(content), status_code=status, media_type="application/json")
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    reference = {"$ref": "#/components/schemas/ProblemAnswer"}
-    return {
-        status: {"description": "Problem", "content": {MEDIA_TYPE: {"schema": reference}}}
-        for status in statuses
-    }

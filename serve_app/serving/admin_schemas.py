@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
@@ -38,9 +39,9 @@ class OperationBody(Body):
         default=DEFAULT_TIMEOUT_S, gt=0, le=3600, description="How long to wait for its effect."
     )
 
+    @abstractmethod
     def operation(self) -> Operation:
         """The operation that it stands for."""
-        raise NotImplementedError
 
 
 class KeptBody(OperationBody):

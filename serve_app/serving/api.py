@@ -24,7 +24,7 @@ from serve_app.serving.answers import (
     score_answer,
 )
 from serve_app.serving.bodies import embed_request, score_request
-from serve_app.serving.problem import MEDIA_TYPE, problem, problem_from_error
+from serve_app.serving.problem import problem, problem_from_error, problem_responses
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
 from serve_app.version import __version__
 
@@ -145,14 +145,6 @@ def _body(name: str, *, multipart: bool) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    reference = {"$ref": "#/components/schemas/ProblemAnswer"}
-    return {
-        status: {"description": "Problem", "content": {MEDIA_TYPE: {"schema": reference}}}
-        for status in statuses
-    }
-
-
 _REQUEST_PROBLEMS = (400, 404, 413, 415, 422, 500, 503, 504)
 
 
@@ -167,7 +159,7 @@ def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
         "/v1/score",
         summary="Score image-text pairs",
         response_model=schemas.ScoreAnswer,
-        responses=_problems(*_REQUEST_PROBLEMS),
+        responses=problem_responses(*_REQUEST_PROBLEMS),
         openapi_extra=_body("ScoreBody", multipart=True),
     )
     async def score(request: Request) -> Response:
@@ -178,7 +170,7 @@ def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
         "/v1/rank",
         summary="Rank images for a text, or texts for an image",
         response_model=schemas.ScoreAnswer,
-        responses=_problems(*_REQUEST_PROBLEMS),
+        responses=problem_responses(*_REQUEST_PROBLEMS),
         openapi_extra=_body("RankBody", multipart=True),
     )
     async def rank(request: Request) -> Response:
@@ -189,7 +181,7 @@ def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
         "/v1/embeddings",
         summary="Embed texts and images",
         response_model=schemas.EmbeddingsAnswer,
-        responses=_problems(*_REQUEST_PROBLEMS),
+        responses=problem_responses(*_REQUEST_PROBLEMS),
         openapi_extra=_body("EmbeddingsBody", multipart=False),
     )
     async def embeddings(request: Request) -> Response:
@@ -241,7 +233,7 @@ def _add_inventory(api: FastAPI, service: ScoringService) -> None:
         "/v1/models/{name}",
         summary="One declared model",
         response_model=schemas.ModelAnswer,
-        responses=_problems(404),
+        responses=problem_responses(404),
     )
     async def model(name: str) -> Response:
         return _json(service.model(name))
@@ -258,7 +250,7 @@ def _add_inventory(api: FastAPI, service: ScoringService) -> None:
         "/v1/experiments/{name}",
         summary="One experiment",
         response_model=schemas.ExperimentAnswer,
-        responses=_problems(404),
+        responses=problem_responses(404),
     )
     async def experiment(name: str) -> Response:
         return _json(await service.experiment(name))
@@ -271,7 +263,7 @@ def _add_inventory(api: FastAPI, service: ScoringService) -> None:
         "/readyz",
         summary="Ready: a real inference passes",
         response_model=schemas.StateAnswer,
-        responses=_problems(503),
+        responses=problem_responses(503),
     )
     async def readyz() -> Response:
         try:

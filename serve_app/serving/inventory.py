@@ -7,6 +7,7 @@ from typing import Any
 
 from serve_app.control.overrides import OverridesView
 from serve_app.control.snapshot import ModelStatus, ServingSnapshot
+from serve_app.control.version import Version
 from serve_app.errors import Fault, UnknownModelError
 from serve_app.models.base import ModelInfo
 from serve_app.models.snapshot import ResolvedModel, Snapshot
@@ -32,7 +33,7 @@ def models_answer(snapshot: Snapshot, known_info: KnownInfo) -> dict[str, Any]:
     }
     if isinstance(snapshot, ServingSnapshot):
         answer |= {
-            "version": ".".join(map(str, snapshot.version)),
+            "version": version_answer(snapshot.version),
             "snapshot": snapshot.number,
             "revisions": [
                 {"id": model_id, **status_answer(status)}
@@ -145,6 +146,11 @@ def overrides_answer(view: OverridesView) -> dict[str, Any] | None:
         "keep": overrides.keep,
         "since": view.since,
     }
+
+
+def version_answer(version: Version | None) -> str | None:
+    """A version as one word; it is compared for equality alone."""
+    return None if version is None else ".".join(map(str, version))
 
 
 def faults_answer(faults: Iterable[Fault]) -> list[dict[str, str]]:

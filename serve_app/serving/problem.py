@@ -52,3 +52,12 @@ def problem_from_error(error: ServeAppError, request_id: str) -> Response:
         request_id=request_id,
         headers=headers,
     )
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of a route's problems, by status."""
+    reference = {"$ref": "#/components/schemas/ProblemAnswer"}
+    return {
+        status: {"description": "Problem", "content": {MEDIA_TYPE: {"schema": reference}}}
+        for status in statuses
+    }

@@ -18,6 +18,7 @@ from serve_app.engine.local import LocalExecutor, build_local_executor
 from serve_app.engine.residents import Residents
 from serve_app.engine.work import EmbedOutcome, EmbedWork, ScoreOutcome, ScoreWork
 from serve_app.models.base import ModelInfo
+from serve_app.models.snapshot import ResolvedModel
 from serve_app.serving.control_link import RayControlLink
 from serve_app.serving.follower import Follower
 from serve_app.serving.logs import log_to_serve
@@ -95,8 +96,9 @@ class PoolReplica:
         If the default model fails, this raises: Serve then keeps the replicas it has, and the
         deployment's status says why. Another model's failure is remembered and reported.
         """
-        wanted = [model for model in snapshot.preloaded() if model.spec.pool == self._pool]
-        await self._residents.load(wanted, needed=snapshot.models[snapshot.default].id)
+        await self._residents.load(
+            self._resident(snapshot), needed=snapshot.models[snapshot.default].id
+        )
 
     def _update(self, snapshot: ServingSnapshot) -> None:
         candidates = {
@@ -104,8 +106,10 @@ class PoolReplica:
             for candidate in snapshot.candidates_for(self._pool, self._member.id)
         }
         self._executor.update(snapshot, candidates)
-        resident = [model for model in snapshot.preloaded() if model.spec.pool == self._pool]
-        self._residents.want(resident, candidates)
+        self._residents.want(self._resident(snapshot), candidates)
+
+    def _resident(self, snapshot: ServingSnapshot) -> list[ResolvedModel]:
+        return [model for model in snapshot.preloaded() if model.spec.pool == self._pool]
 
     def _report(self) -> MemberReport:
         snapshot = self._follower.snapshot

@@ -11,7 +11,7 @@ import torch
 from serve_app.config.spec import ModelSpec
 from serve_app.models.base import DualEncoder, Pixels, Placement
 from serve_app.models.open_clip import OpenClipModel
-from serve_app.models.transformers_clip import TransformersModel
+from serve_app.models.transformers_dual import TransformersModel
 from tests.tiny_open_clip import (
     CLIP_CONFIG,
     RESNET_CONFIG,

@@ -16,7 +16,7 @@ from PIL import Image
 from serve_app.config.spec import ModelSpec
 from serve_app.errors import ModelLoadError
 from serve_app.models.base import Placement
-from serve_app.models.transformers_clip import TransformersModel
+from serve_app.models.transformers_dual import TransformersModel
 from tests.tiny_transformers import FAMILIES, clip, make_tokenizer, siglip
 
 BOUND = 1e-5

@@ -8,13 +8,12 @@ from safetensors.torch import save_file
 
 from serve_app.config.spec import ModelSpec
 from serve_app.errors import ModelLoadError
+from serve_app.models.fingerprint import verify_sha256
 from serve_app.models.open_clip_architecture import Architecture, resolve_architecture
 from serve_app.models.open_clip_weights import (
     Weights,
     locate_weights,
     open_state_dict,
-    sha256_of,
-    verify_sha256,
 )
 
 TENSORS = {"visual.proj": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.tensor(4.6)}
@@ -106,7 +105,7 @@ def test_checksum(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert sha256_of(path) == verify_sha256(path, digest) == verify_sha256(path, None) == digest
+    assert verify_sha256(path, digest) == verify_sha256(path, None) == digest
     with pytest.raises(ModelLoadError) as caught:
         verify_sha256(path, "0" * 64)
     assert digest in str(caught.value)
