@@ -55,6 +55,11 @@ BUILT_IN: Mapping[str, Backend] = {
         fingerprint="serve_app.models.open_clip_spec:fingerprint",
         prefetch="serve_app.models.open_clip_spec:prefetch",
     ),
+    "torch_clip": Backend(
+        model="serve_app.models.torch_clip:TorchClipModel",
+        check="serve_app.models.torch_clip_spec:check",
+        fingerprint="serve_app.models.torch_clip_spec:fingerprint",
+    ),
     "transformers": Backend(
         model="serve_app.models.transformers_dual:TransformersModel",
         check="serve_app.models.transformers_spec:check",

@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from serve_app.errors import ModelLoadError
 from serve_app.models.open_clip_architecture import Architecture
-from serve_app.models.open_clip_weights import StateDict, Weights, open_state_dict
+from serve_app.models.open_clip_weights import Weights
+from serve_app.models.state_dicts import StateDict, check_fit, open_state_dict
 from serve_app.models.torch_runtime import DTYPES, lay_out_for_cpu
 
 UNUSED_PREFIX = "text_decoder."
@@ -156,7 +157,7 @@ def _assign(
     if isinstance(model, CoCa):
         for name in [name for name in state if name.startswith(UNUSED_PREFIX)]:
             del state[name]
-    _check(own, state, what)
+    check_fit(own, state, what)
     full = _kept_in_full(model)
     ready: StateDict = {}
     for name in own:
@@ -187,27 +188,3 @@ def _kept_in_full(model: torch.nn.Module) -> set[str]:
         if isinstance(module, keep):
             names.update(f"{prefix}.{name}" for name in module.state_dict())
     return names
-
-
-def _check(own: Mapping[str, torch.Tensor], state: StateDict, what: str) -> None:
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)} and should be {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    faults = [
-        f"{label}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''} ({len(names)} in all)"
-        for label, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
-    if faults:
-        raise ModelLoadError(
-            f"The weights are for another architecture than {what}. {'; '.join(faults)}. "
-            "Name the architecture that they were trained with."
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,12 +9,7 @@ import torch
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 
 from serve_app.errors import MissingExtraError, ModelLoadError
-
-MAX_CACHED_WORDS = 50_000
-"""Words whose tokens are remembered; open_clip's own cache grows with every new word, for ever."""
-
-LONG_WORD = 48
-"""Letters from which a word is merged by `merge_long` and is not remembered."""
+from serve_app.models.byte_pairs import LONG_WORD, MAX_CACHED_WORDS, merge
 
 
 class TextTokenizer(Protocol):
@@ -62,13 +56,16 @@ def make_tokenizer(text: Mapping[str, Any]) -> TextTokenizer:
 
 
 class _BoundedSimpleTokenizer(SimpleTokenizer):  # type: ignore[misc]  # open_clip is untyped
-    """open_clip's tokenizer with bounded memory, and time that grows as n log n with a word."""
+    """open_clip's tokenizer with bounded memory, and time that grows as n log n with a word.
+
+    Its own cache grows with every new word, for ever.
+    """
 
     cache: dict[str, str]
 
     def bpe(self, token: str) -> str:
         if len(token) > LONG_WORD:
-            return " ".join(merge_long(token, self.bpe_ranks))
+            return " ".join(merge(token, self.bpe_ranks))
         if len(self.cache) >= MAX_CACHED_WORDS and token not in self.cache:
             special = {self.decoder[token_id] for token_id in self.all_special_ids}
             self.cache = {word: word for word in special}
@@ -136,54 +133,3 @@ class HubTokenizer:
             verbose=False,  # else it logs that the text is too long, which the caller is told
         )
         return tuple(len(ids) + 3 * clips for ids in whole["input_ids"])
-
-
-def merge_long(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    """Merges a word's letters to tokens, exactly as open_clip's `bpe`, in n log n steps.
-
-    open_clip looks at every pair again after each merge: one word of 10,000 letters costs it
-    seconds. A linked list and a heap of pairs do the same merges in the same order: of all pairs
-    the lowest rank first, every occurrence of it from left to right, then the next.
-
-    Args:
-        word: At least one letter, each standing for a byte.
-        ranks: Rank of each pair that may be merged.
-
-    Returns:
-        The tokens, the last one ending in `</w>`.
-    """
-    tokens: list[str | None] = [*word[:-1], word[-1] + "</w>"]
-    after = [*range(1, len(tokens)), -1]
-    before = list(range(-1, len(tokens) - 1))
-    heap: list[tuple[int, int]] = []
-
-    def rank_at(left: int) -> int | None:
-        first, right = tokens[left], after[left]
-        second = tokens[right] if right >= 0 else None
-        return None if first is None or second is None else ranks.get((first, second))
-
-    def push(left: int) -> None:
-        rank = rank_at(left)
-        if rank is not None:
-            heapq.heappush(heap, (rank, left))
-
-    for left in range(len(tokens)):
-        push(left)
-    while heap:
-        rank = heap[0][0]
-        occurrences = []
-        while heap and heap[0][0] == rank:  # popped together: new pairs wait for the next round
-            occurrences.append(heapq.heappop(heap)[1])
-        for left in occurrences:
-            if rank_at(left) != rank:  # an earlier merge took one of the two
-                continue
-            right = after[left]
-            tokens[left] = f"{tokens[left]}{tokens[right]}"
-            tokens[right] = None
-            after[left] = after[right]
-            if after[left] >= 0:
-                before[after[left]] = left
-            if before[left] >= 0:
-                push(before[left])
-            push(left)
-    return [token for token in tokens if token is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 from serve_app.control.overrides import OverridesView
@@ -105,6 +106,7 @@ def _told(info: ModelInfo) -> dict[str, Any]:
         "load_seconds": round(info.load_seconds, 3),
         "expected_ms": round(info.expected_ms, 3),
         "image_size": list(info.preprocess.size),
+        "preprocessing": asdict(info.preprocess),
         "details": dict(info.details),
     }
 

@@ -179,6 +179,19 @@ class CapabilitiesAnswer(Answer):
     embedding_dim: int | None
 
 
+class PreprocessingAnswer(Answer):
+    """How images are fitted to a model: what the service does, and a client need not."""
+
+    size: tuple[int, int] = Field(description="Height and width in pixels.")
+    resize_mode: str = Field(description="shortest, longest, squash")
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fill_color: int = Field(description="Grey level of the padding, 0-255.")
+    resized: tuple[int, int] | None = Field(description="Height and width before a centre crop.")
+    crop_down: bool = Field(description="Whether an odd rest of a crop is cut at the end.")
+
+
 ModelStateName = Literal["declared", "loading", "ready", "active", "draining", "unloaded", "failed"]
 
 
@@ -218,6 +231,7 @@ class ModelAnswer(StatusAnswer):
     load_seconds: float | None = None
     expected_ms: float | None = None
     image_size: list[int] | None = None
+    preprocessing: PreprocessingAnswer | None = None
     details: dict[str, str] | None = None
 
 

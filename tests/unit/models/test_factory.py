@@ -64,7 +64,7 @@ def test_an_import_string_is_a_backend(outside: Path) -> None:
 def test_an_entry_point_is_a_backend(outside: Path) -> None:
     offer(outside, "constant", "outside_backend:Constant")
     factory = SimilarityModelFactory()
-    assert factory.names() == ("open_clip", "transformers", "constant")
+    assert factory.names() == (*SimilarityModelFactory.BUILT_IN, "constant")
     assert factory.resolve("constant").__name__ == "Constant"
     assert factory.check(ModelSpec(backend="constant")) == ()
 

@@ -9,7 +9,8 @@ from open_clip.tokenizer import HFTokenizer, default_bpe
 
 from serve_app.errors import ModelLoadError
 from serve_app.models import open_clip_tokens
-from serve_app.models.open_clip_tokens import BytePairTokenizer, make_tokenizer, merge_long
+from serve_app.models.byte_pairs import merge
+from serve_app.models.open_clip_tokens import BytePairTokenizer, make_tokenizer
 from tests.tiny_open_clip import SENTENCES, write_tokenizer
 
 OPEN_CLIP = SimpleTokenizer(context_length=77)
@@ -55,7 +56,7 @@ def test_ids_of_any_text_equal_open_clip(text: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(words | words.map(lambda word: word * 3) | st.text("ab", min_size=1, max_size=200))
 def test_long_words_are_merged_as_open_clip_merges_them(word: str) -> None:
-    assert " ".join(merge_long(word, OPEN_CLIP.bpe_ranks)) == OPEN_CLIP.bpe(word)
+    assert " ".join(merge(word, OPEN_CLIP.bpe_ranks)) == OPEN_CLIP.bpe(word)
 
 
 def test_every_occurrence_of_a_pair_is_merged_before_the_next_pair() -> None:
@@ -64,7 +65,7 @@ def test_every_occurrence_of_a_pair_is_merged_before_the_next_pair() -> None:
     tokenizer = SimpleTokenizer()
     tokenizer.bpe_ranks = ranks
     for word in ("ababab", "aabab", "bcabcabab", "abababababa", "aaaaa"):
-        assert " ".join(merge_long(word, ranks)) == tokenizer.bpe(word)
+        assert " ".join(merge(word, ranks)) == tokenizer.bpe(word)
 
 
 def test_a_word_of_ten_thousand_letters_is_counted_exactly() -> None:
