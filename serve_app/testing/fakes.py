@@ -209,14 +209,14 @@ class FakeDualEncoder(FakeModel, DualEncoder):
         """See `DualEncoder`."""
         self.image_batches.append(len(images))
         self._compute(images, ())
-        return np.stack([_embed_image(image) for image in images])
+        return _rows([_embed_image(image) for image in images])
 
     def encode_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         """See `DualEncoder`."""
         self.text_batches.append(tuple(texts))
         self._compute((), texts)
         return TextEmbeddings(
-            np.stack([self._embed_text(text) for text in texts]), self.count_tokens(texts)
+            _rows([self._embed_text(text) for text in texts]), self.count_tokens(texts)
         )
 
 
@@ -257,6 +257,10 @@ def _embed_image(image: Pixels) -> NDArray[np.float32]:
     vector[:3] = image.reshape(-1, 3).mean(axis=0) / 127.5 - 1.0
     vector[3:] = 0.1 * _hashed(image.tobytes())
     return _unit(vector)
+
+
+def _rows(vectors: list[NDArray[np.float32]]) -> Embeddings:
+    return np.stack(vectors) if vectors else np.zeros((0, DIMENSION), dtype=np.float32)
 
 
 def _hashed(content: bytes) -> NDArray[np.float64]:
