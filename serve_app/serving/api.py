@@ -52,7 +52,7 @@ class ScoringService(Protocol):
     def models(self) -> dict[str, Any]:
         """`ModelsAnswer`."""
 
-    def model(self, name: str) -> dict[str, Any]:
+    async def model(self, name: str) -> dict[str, Any]:
         """`ModelAnswer`; raises `UnknownModelError`."""
 
     async def experiments(self) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def _add_inventory(api: FastAPI, service: ScoringService) -> None:
         responses=problem_responses(404),
     )
     async def model(name: str) -> Response:
-        return _json(service.model(name))
+        return _json(await service.model(name))
 
     @api.get(
         "/v1/experiments",

@@ -13,10 +13,13 @@ from serve_app.config.args import AppArgs
 from serve_app.control.members import Member
 from serve_app.control.snapshot import ServingSnapshot
 from serve_app.engine.experiment_counts import ExperimentCounts
+from serve_app.errors import NotReadyError
+from serve_app.models.snapshot import ResolvedModel
 from serve_app.serving.admin import add_admin
 from serve_app.serving.api import create_api
 from serve_app.serving.control_link import RayControlLink
 from serve_app.serving.follower import Follower
+from serve_app.serving.inventory import replicas_answer
 from serve_app.serving.logs import log_to_serve
 from serve_app.serving.metrics import RayMetrics
 from serve_app.serving.ray_executor import RayExecutor
@@ -75,6 +78,12 @@ class Ingress(PipelineService):
             # The executor first: what a request may be routed to it must know.
             self._ray_executor.update(snapshot)
             self.update(snapshot)
+
+    async def _replicas(self, model: ResolvedModel) -> list[dict[str, Any]] | None:
+        try:
+            return replicas_answer(model, await self._control.describe())
+        except NotReadyError:
+            return None
 
     async def _everyones_counts(self) -> list[ExperimentCounts]:
         # One that is just starting or ending has little to tell: it is left out, and the answer

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
+from serve_app.control.description import Description
 from serve_app.control.overrides import OverridesView
 from serve_app.control.snapshot import ModelStatus, ServingSnapshot
 from serve_app.control.version import Version
@@ -133,6 +134,22 @@ def status_answer(status: ModelStatus | None) -> dict[str, Any]:
         "note": status.note,
         "since": status.since,
     }
+
+
+def replicas_answer(model: ResolvedModel, description: Description) -> list[dict[str, Any]]:
+    """`ReplicaAnswer`s: how a model is on each replica of its pool that is alive."""
+    answer = []
+    for member in description.members:
+        if member.kind != "pool" or member.pool != model.spec.pool:
+            continue
+        report = member.report.get(model.id)
+        told = (
+            {"state": "unloaded", "reason": None, "note": None}
+            if report is None
+            else {"state": report.state, "reason": report.reason, "note": report.note}
+        )
+        answer.append({"id": member.id, **told})
+    return answer
 
 
 def overrides_answer(view: OverridesView) -> dict[str, Any] | None:

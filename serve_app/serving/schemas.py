@@ -210,6 +210,15 @@ class RevisionAnswer(StatusAnswer):
     id: str
 
 
+class ReplicaAnswer(Answer):
+    """How a model is on one replica of its pool."""
+
+    id: str
+    state: Literal["loading", "ready", "failed", "unloaded"]
+    reason: str | None = Field(description="Why it failed.")
+    note: str | None = Field(description="What else is worth knowing.")
+
+
 class ModelAnswer(StatusAnswer):
     """A declared model. What only a loaded model can tell is null until a replica has told it."""
 
@@ -233,6 +242,10 @@ class ModelAnswer(StatusAnswer):
     image_size: list[int] | None = None
     preprocessing: PreprocessingAnswer | None = None
     details: dict[str, str] | None = None
+    replicas: list[ReplicaAnswer] | None = Field(
+        default=None,
+        description="Of GET /v1/models/{name} alone; null while the control plane is away.",
+    )
 
 
 class OverridesAnswer(Answer):

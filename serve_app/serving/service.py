@@ -26,13 +26,14 @@ from serve_app.errors import (
     ServeAppError,
     UnknownExperimentError,
 )
-from serve_app.models.snapshot import Snapshot
+from serve_app.models.snapshot import ResolvedModel, Snapshot
 from serve_app.serving.answers import experiment_answer
 from serve_app.serving.inventory import find_model, model_answer, models_answer
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
 
 _READY_FOR_S = 5.0
 _READY_WITHIN_S = 30.0
+_TOLD_WITHIN_S = 5.0
 
 
 class Metrics(Protocol):
@@ -101,10 +102,25 @@ class PipelineService:
         """Models and where they stand, as `ModelsAnswer`."""
         return models_answer(self._snapshot, self._pipeline.known_info)
 
-    def model(self, name: str) -> dict[str, Any]:
-        """One model, as `ModelAnswer`; raises `UnknownModelError`."""
+    async def model(self, name: str) -> dict[str, Any]:
+        """One model, and how it is on each replica, as `ModelAnswer`.
+
+        Asking loads nothing: what only a loaded model can tell is told where a replica holds it.
+
+        Raises:
+            UnknownModelError: There is none of this name.
+        """
         model = find_model(self._snapshot, name)
-        return model_answer(model, self._snapshot, self._pipeline.known_info(model.id))
+        replicas = await self._replicas(model)
+        info = self._pipeline.known_info(model.id)
+        if info is None and any(replica["state"] == "ready" for replica in replicas or ()):
+            with contextlib.suppress(ServeAppError, TimeoutError):
+                info = await asyncio.wait_for(self._pipeline.info(model.id), _TOLD_WITHIN_S)
+        return {**model_answer(model, self._snapshot, info), "replicas": replicas}
+
+    async def _replicas(self, model: ResolvedModel) -> list[dict[str, Any]] | None:
+        """How the model is on each replica of its pool, as `ReplicaAnswer`s; None: not known."""
+        return None
 
     async def experiments(self) -> dict[str, Any]:
         """The declared experiments, as `ExperimentsAnswer`."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.integration.support import SWAPPED, TRUE, UNRELATED, Running, drawing, uri
+from tests.integration.support import SWAPPED, TRUE, UNRELATED, Deploy, Running, drawing, uri
 
 
 def test_a_drawing_of_ones_own_scores_its_caption_above_an_unrelated_one(demo: Running) -> None:
@@ -127,8 +131,38 @@ def test_models_are_listed_and_told_about(demo: Running) -> None:
     one = demo.http.get("/v1/models/demo").json()
     assert one["loaded"] is True
     assert one["capabilities"]["primary"] == "cosine"
-    assert one["parameters"] > 0
+    assert one["preprocessing"]["size"] == one["image_size"] == [64, 64]
+    details = one["details"]
+    towers = int(details["image_parameters"]) + int(details["text_parameters"])
+    assert one["parameters"] == towers > 0
+    assert one["bytes"] > 2 * towers
+    assert one["load_seconds"] > 0
+    weights = Path(demo.snapshot.models["demo"].spec.pretrained or "")
+    assert details["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert details["source"] == str(weights)
+    assert int(details["context_length"]) == one["capabilities"]["context_length"]
+    assert [replica["state"] for replica in one["replicas"]] == ["ready"]
     assert demo.http.get("/v1/models/nosuch").status_code == 404
+
+
+def test_asking_for_a_model_does_not_load_it(deploy: Deploy) -> None:
+    fake = {"backend": "serve_app.testing:FakeDualEncoder"}
+    http = deploy(models={"first": fake, "second": {**fake, "options": {"version": 2}}}).http
+
+    def told(state: str) -> dict[str, Any]:
+        """What is told of the second model, once its replica is in this state."""
+        deadline = time.monotonic() + 20  # replicas tell the control plane by their next report
+        while True:
+            answer: dict[str, Any] = http.get("/v1/models/second").json()
+            if [replica["state"] for replica in answer["replicas"]] == [state]:
+                return answer
+            assert time.monotonic() < deadline, answer
+
+    assert told("unloaded")["loaded"] is False
+    assert "capabilities" not in told("unloaded")
+    body = {"images": [uri(drawing())], "texts": [TRUE], "model": "second"}
+    assert http.post("/v1/score", json=body).status_code == 200
+    assert told("ready")["capabilities"]["embedding_dim"] == 16
 
 
 def test_probes_and_documentation(demo: Running) -> None:
