@@ -20,6 +20,7 @@ from serve_app.bench.live_service import LiveLoad, LiveService, Record
 from serve_app.config.child_environment import child_environment
 from serve_app.config.defaults import WEIGHTS_FOLDER
 from tests.integration.support import drawing, uri
+from tests.one_clip import write_three
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +90,28 @@ def test_twenty_swaps_rollbacks_and_weights_lose_no_request(live: LiveService) -
         assert late == [], f"{new} answered after the rollback from it had returned"
     answered = {record.model for record in records}
     assert all(new in answered for _, new in rolled_back), "a new revision never answered"
+
+
+def test_a_name_changes_its_backend_and_loses_no_request(live: LiveService, tmp_path: Path) -> None:
+    """The same weights by three libraries: nothing but the specification says which."""
+    old, scores = live.active("fast"), {}
+    with LiveLoad(live.url, clients=4, model="fast") as load:
+        for backend, spec in write_three(tmp_path).items():
+            live.declare({"fast": {**spec, "precision": "fp32"}, "slow": SLOW})
+            old = live.wait_replaced("fast", old)
+            body = {"images": [_IMAGE], "texts": ["a red circle"], "model": "fast"}
+            answer = httpx.post(f"{live.url}/v1/score", json=body, timeout=60).json()
+            assert answer["model"] == old
+            scores[backend] = answer["results"][0]["scores"]["cosine"]
+            told = httpx.get(f"{live.url}/v1/models/fast").json()
+            assert (told["id"], told["backend"]) == (old, backend)
+            time.sleep(1)
+        records = load.stop()
+    assert faults_of(records) == []
+    answered = dict.fromkeys(record.model for record in records)
+    assert len(answered) == 4, "each of them answered, and the one before"
+    assert scores["open_clip"] == pytest.approx(scores["transformers"], abs=1e-5)
+    assert scores["open_clip"] == pytest.approx(scores["torch_clip"], abs=1e-5)
 
 
 def _broken(kind: str, folder: Path) -> tuple[dict[str, Any], str]:
