@@ -95,13 +95,13 @@ def make_tokenizer(
     )
 
 
-def _save(folder: Path, model: Any, tokenizer: Any, processor: Any) -> Path:
+def _save(folder: Path, model: Any, tokenizer: Any, processor: Any, spread: float = 0.3) -> Path:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in ("logit_scale", "logit_bias"):
                 continue
             # Wide enough that different inputs differ by far more than rounding.
-            parameter.copy_(torch.randn(parameter.shape) * (0.3 if parameter.ndim > 1 else 0.1))
+            parameter.copy_(torch.randn(parameter.shape) * (spread if parameter.ndim > 1 else 0.1))
         if hasattr(model, "logit_bias"):
             model.logit_scale.fill_(2.0)
             model.logit_bias.fill_(-3.0)
@@ -179,6 +179,56 @@ def chinese_clip(folder: Path, *, seed: int = 0) -> Path:
     return _save(folder, model, tokenizer, _processor("ChineseCLIP", size))
 
 
+def siglip2(folder: Path, *, length: int = 16, seed: int = 0) -> Path:
+    """SigLIP 2 with NaFlex: as many patches as an image needs, padded and masked."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer(bos=None, eos="</s>", pad="<pad>", length=int(1e30), masks=False)
+    text = {**_TEXT, "vocab_size": len(tokenizer), "max_position_embeddings": length}
+    vision = {name: value for name, value in _VISION.items() if name != "image_size"}
+    config = transformers.Siglip2Config(
+        text_config={**text, "projection_size": 32}, vision_config={**vision, "num_patches": 16}
+    )
+    options = {"patch_size": 8, "max_num_patches": 24}
+    return _save(
+        folder, transformers.Siglip2Model(config), tokenizer, _processor("Siglip2", options)
+    )
+
+
+def align(folder: Path, *, seed: int = 0) -> Path:
+    """ALIGN: a convolutional image tower, a BERT, and a temperature that divides."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer(bos="[CLS]", eos="[SEP]", pad="[PAD]", length=16)
+    text = {
+        **_TEXT,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 32,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "image_size": 32,
+        "width_coefficient": 1.0,
+        "depth_coefficient": 1.0,
+        "hidden_dim": 32,
+        "kernel_sizes": [3],
+        "in_channels": [32],
+        "out_channels": [32],
+        "strides": [1],
+        "num_block_repeats": [1],
+        "expand_ratios": [1],
+        "depthwise_padding": [],
+    }
+    config = transformers.AlignConfig(text_config=text, vision_config=vision, projection_dim=32)
+    size = {
+        "size": {"height": 32, "width": 32},
+        "rescale_factor": 1 / 127.5,
+        "rescale_offset": True,
+        "do_normalize": False,
+        "include_top": False,
+    }
+    model = transformers.AlignModel(config)
+    return _save(folder, model, tokenizer, _processor("EfficientNet", size), spread=1.0)
+
+
 def _processor(family: str, options: dict[str, Any]) -> Any:
     return getattr(transformers, f"{family}ImageProcessorPil")(**options)
 
@@ -188,5 +238,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "siglip": siglip,
     "altclip": altclip,
     "chinese_clip": chinese_clip,
+    "siglip2": siglip2,
+    "align": align,
 }
 """Writers of a checkpoint's folder, by family."""

@@ -11,6 +11,7 @@ extreme aspect ratios only: see `ImagePreprocess.apply`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from PIL import Image
 
 from serve_app.config.spec import PreprocessOverride
 
-ResizeMode = Literal["shortest", "longest", "squash"]
+ResizeMode = Literal["shortest", "longest", "squash", "patches"]
 Interpolation = Literal["bicubic", "bilinear", "lanczos", "nearest"]
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -30,14 +31,19 @@ MAX_RESIZED_PIXELS = 64_000_000
 """Largest intermediate image of the `shortest` mode; 10,000 x 1 to 224 would be 500 megapixels."""
 
 
+_PATCH_FACTOR_STEP = 1e-5
+_LARGEST_PATCH_FACTOR = 100.0
+
+
 @dataclass(frozen=True, slots=True)
 class ImagePreprocess:
     """What a model expects of an image.
 
     Attributes:
-        size: Height and width in pixels.
+        size: Height and width in pixels; in the mode `patches`, those of a square image.
         resize_mode: `shortest` fits the shorter side and crops the centre, `longest` fits the
-            longer side and pads, `squash` ignores the aspect ratio.
+            longer side and pads, `squash` ignores the aspect ratio, `patches` keeps it as far as
+            whole patches allow and gives each image a size of its own.
         interpolation: All but `nearest` are antialiased. As in open_clip, `shortest` with a size
             that is not square is always bicubic.
         mean: Per-channel mean on the 0-1 scale, for whoever normalises.
@@ -47,6 +53,8 @@ class ImagePreprocess:
             fits its smaller number) and `squash`; None: as `size`.
         crop_down: Whether an odd rest of a crop is cut at the end, as the transformers library
             does, and not rounded to an even number, as torchvision does.
+        patch_size: Side of a patch, in the mode `patches`.
+        max_patches: Most patches of an image, in the mode `patches`.
     """
 
     size: tuple[int, int]
@@ -57,10 +65,19 @@ class ImagePreprocess:
     fill_color: int = 0
     resized: tuple[int, int] | None = None
     crop_down: bool = False
+    patch_size: int | None = None
+    max_patches: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise ValueError(f"size must be at least 1 x 1 pixels, not {self.size}")
+        if self.resize_mode == "patches" and not (self.patch_size and self.max_patches):
+            raise ValueError("the mode `patches` needs patch_size and max_patches")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every image gets the same size."""
+        return self.resize_mode != "patches"
 
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resizes and crops or pads an image.
@@ -76,7 +93,9 @@ class ImagePreprocess:
         Returns:
             Shape (height, width, 3), uint8, writable.
         """
-        if self.resize_mode == "squash":
+        if self.resize_mode == "patches":
+            fitted = _resize(image, self._patched_size(image), self._resample)
+        elif self.resize_mode == "squash":
             fitted = _resize(image, self.resized or self.size, self._resample)
             fitted = _center(fitted, self.size, 0, self.crop_down)
         elif self.resize_mode == "longest":
@@ -101,6 +120,28 @@ class ImagePreprocess:
         height, width = self.size
         ratio = max(image.height / height, image.width / width)
         return max(1, round(image.height / ratio)), max(1, round(image.width / ratio))
+
+    def _patched_size(self, image: Image.Image) -> tuple[int, int]:
+        """Whole patches, as many as allowed, nearest to the image's aspect ratio.
+
+        As SigLIP 2 is trained (Tschannen et al. 2025, NaFlex): the largest factor, found by
+        bisection to 1e-5, at which both sides, rounded up to whole patches, are few enough.
+        """
+        side, most = self.patch_size or 1, self.max_patches or 1
+
+        def patches(factor: float) -> tuple[int, int]:
+            rows, columns = (
+                max(1, math.ceil(length * factor / side)) for length in (image.height, image.width)
+            )
+            return rows, columns
+
+        low, high = _PATCH_FACTOR_STEP / 10, _LARGEST_PATCH_FACTOR
+        while high - low >= _PATCH_FACTOR_STEP:
+            middle = (low + high) / 2
+            rows, columns = patches(middle)
+            low, high = (middle, high) if rows * columns <= most else (low, middle)
+        rows, columns = patches(low)
+        return rows * side, columns * side
 
     def _fit_shortest(self, image: Image.Image) -> Image.Image:
         height, width = self.size if self.resized is None else (min(self.resized),) * 2

@@ -21,7 +21,8 @@ from serve_app.models.open_clip_tokens import TextTokenizer, make_tokenizer
 from serve_app.models.open_clip_towers import Tower, image_tower, text_tower
 from serve_app.models.open_clip_weights import locate_weights
 from serve_app.models.torch_dual import LoadedDual, TorchDualEncoder
-from serve_app.models.torch_runtime import memory_bytes, parameter_count, resolve_device
+from serve_app.models.torch_pixels import PixelNormaliser
+from serve_app.models.torch_runtime import DTYPES, memory_bytes, parameter_count, resolve_device
 
 OPTIONS = ("quick_gelu",)
 
@@ -103,13 +104,14 @@ class OpenClipModel(TorchDualEncoder):
         parameters = parameter_count(model)
         image_parameters = parameter_count(model.visual)
         scale = float(model.logit_scale.float().exp())
+        pixels = PixelNormaliser(preprocess, device, DTYPES[placement.precision])
+        tower = image_tower(model)
         return LoadedDual(
             model=model,
             device=device,
-            images=image_tower(model),
+            check_images=pixels.check,
+            images=lambda images: tower(pixels.batch(images)),
             texts=_OpenClipTexts(tokenizer, text_tower(model, device)),
-            mean=torch.tensor(preprocess.mean, dtype=torch.float32, device=device),
-            std=torch.tensor(preprocess.std, dtype=torch.float32, device=device),
             dimension=dimension,
             logit_scale=scale,
             logit_bias=float(model.logit_bias.float()) if sigmoid else 0.0,

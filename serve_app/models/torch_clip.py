@@ -22,6 +22,7 @@ from serve_app.models.torch_clip_network import KEPT_IN_FULL, Clip, quick_gelu
 from serve_app.models.torch_clip_shape import shape_of
 from serve_app.models.torch_clip_spec import TorchClipOptions, options_of, vocabulary_file
 from serve_app.models.torch_dual import LoadedDual, TorchDualEncoder
+from serve_app.models.torch_pixels import PixelNormaliser
 from serve_app.models.torch_runtime import (
     DTYPES,
     lay_out_for_cpu,
@@ -109,13 +110,14 @@ class TorchClipModel(TorchDualEncoder):
             )
         parameters, image_parameters = parameter_count(model), parameter_count(model.visual)
         scale = float(model.logit_scale.float().exp())
+        pixels = PixelNormaliser(preprocess, device, DTYPES[placement.precision])
+        tower = model.visual
         return LoadedDual(
             model=model,
             device=device,
-            images=model.visual,
+            check_images=pixels.check,
+            images=lambda images: tower(pixels.batch(images)),
             texts=_Texts(model, pairs, shape.context, device),
-            mean=torch.tensor(preprocess.mean, dtype=torch.float32, device=device),
-            std=torch.tensor(preprocess.std, dtype=torch.float32, device=device),
             dimension=shape.dimension,
             logit_scale=scale,
             logit_bias=0.0,

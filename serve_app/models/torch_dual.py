@@ -26,7 +26,6 @@ from serve_app.models.base import (
     TextEmbeddings,
 )
 from serve_app.models.torch_runtime import (
-    DTYPES,
     computing,
     is_out_of_memory,
     release_memory,
@@ -59,10 +58,9 @@ class LoadedDual:
     Attributes:
         model: Kept alive for as long as the towers are.
         device: Where it is.
-        images: Normalised pixels (n, 3, height, width) on the device to features (n, dimension).
+        check_images: Raises `ModelFailedError` for images that `preprocess` has not made.
+        images: Images that have passed, at least one, to features (n, dimension) on the device.
         texts: The text tower.
-        mean: Per-channel mean on the 0-1 scale, on the device.
-        std: Per-channel standard deviation, likewise.
         dimension: Of the embeddings.
         logit_scale: What the cosine is multiplied with.
         logit_bias: What is added then.
@@ -75,10 +73,9 @@ class LoadedDual:
 
     model: torch.nn.Module
     device: torch.device
-    images: Callable[[torch.Tensor], torch.Tensor]
+    check_images: Callable[[Sequence[Pixels]], None]
+    images: Callable[[Sequence[Pixels]], torch.Tensor]
     texts: TextTower
-    mean: torch.Tensor
-    std: torch.Tensor
     dimension: int
     logit_scale: float
     logit_bias: float
@@ -137,14 +134,8 @@ class TorchDualEncoder(DualEncoder):
                 small even for one.
         """
         state = self._loaded
-        expected = (*state.preprocess.size, 3)
-        for image in images:
-            if image.shape != expected or image.dtype != np.uint8:
-                raise ModelFailedError(
-                    f"An image of shape {image.shape} and type {image.dtype} came where the model "
-                    f"takes {expected} and uint8; fit it with the model's `preprocess`."
-                )
-        return self._embed(lambda batch: state.images(self._pixels(batch)), images)
+        state.check_images(images)
+        return self._embed(state.images, images)
 
     def encode_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         """Embeds texts; see `DualEncoder.encode_texts`."""
@@ -166,13 +157,6 @@ class TorchDualEncoder(DualEncoder):
             )
             embeddings: Embeddings = torch.cat(rows).cpu().numpy()
         return embeddings
-
-    def _pixels(self, images: Sequence[Pixels]) -> torch.Tensor:
-        """Normalises as torchvision's ToTensor and Normalize do, in fp32, then casts."""
-        state = self._loaded
-        pixels = torch.from_numpy(np.stack(images)).to(state.device).float()
-        pixels = pixels.div_(255).sub_(state.mean).div_(state.std)
-        return pixels.permute(0, 3, 1, 2).to(DTYPES[self.placement.precision])
 
     def dual_capabilities(self, *, sigmoid: bool, context: int, dimension: int) -> Capabilities:
         """Capabilities of a dual encoder.

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from serve_app.config.checkpoints import weights_file
 from serve_app.errors import MissingExtraError, ModelLoadError
+from serve_app.inputs.preprocess import ImagePreprocess
+from serve_app.models.base import Pixels
 from serve_app.models.fingerprint import verify_sha256
 from serve_app.models.torch_dual import LoadedDual, TorchDualEncoder
+from serve_app.models.torch_pixels import PatchNormaliser, PixelNormaliser
 from serve_app.models.torch_runtime import DTYPES, memory_bytes, parameter_count, resolve_device
 from serve_app.models.transformers_images import image_preprocess
 from serve_app.models.transformers_spec import INSTALL, local_folder
@@ -50,28 +53,31 @@ class TransformersModel(TorchDualEncoder):
         device = resolve_device(placement)
         sha256 = self._verified(spec.pretrained)
         with _told(spec.pretrained):
-            model = self._model(DTYPES[placement.precision]).to(device).eval()
+            model = self._model()
+            # Before the cast: a logarithm of 4.6 is off by 0.2 % in fp16, and by 1.5 % in bf16.
+            scale, bias = _scale_and_bias(model)
+            model = model.to(device=device, dtype=DTYPES[placement.precision]).eval()
             given = self._source()
             tokenizer = transformers.AutoTokenizer.from_pretrained(**given)
             processor = transformers.AutoImageProcessor.from_pretrained(**given, backend="pil")
-        scale, bias = _scale_and_bias(model)
-        own = image_preprocess(processor)
+        own = image_preprocess(processor, spec.options.get("max_patches"))
         preprocess = own.merge(spec.preprocessing)
-        if preprocess.size != own.size:
+        if preprocess.size != own.size or preprocess.fixed != own.fixed:
             raise ModelLoadError(
-                f"`preprocessing.size` {preprocess.size} is not what the checkpoint takes "
-                f"({own.size})."
+                f"`preprocessing` makes images of {preprocess.size} ({preprocess.resize_mode}); "
+                f"the checkpoint takes {own.size} ({own.resize_mode})."
             )
         texts = TransformersTexts(model, tokenizer, device, reads_padding=bias is not None)
         probe, _ = texts.tokens(["a probe"])
         dimension = int(texts.features(probe, [0]).shape[1])
+        parameters, image_parameters = parameter_count(model), _image_parameters(model)
+        check_images, images = _image_tower(model, preprocess, DTYPES[placement.precision])
         return LoadedDual(
             model=model,
             device=device,
-            images=lambda pixels: pooled(model.get_image_features(pixel_values=pixels)),
+            check_images=check_images,
+            images=images,
             texts=texts,
-            mean=torch.tensor(preprocess.mean, dtype=torch.float32, device=device),
-            std=torch.tensor(preprocess.std, dtype=torch.float32, device=device),
             dimension=dimension,
             logit_scale=scale,
             logit_bias=bias or 0.0,
@@ -79,7 +85,7 @@ class TransformersModel(TorchDualEncoder):
                 sigmoid=bias is not None, context=texts.context_length, dimension=dimension
             ),
             preprocess=preprocess,
-            parameters=parameter_count(model),
+            parameters=parameters,
             bytes=memory_bytes(model),
             details={
                 "source": str(spec.pretrained),
@@ -89,6 +95,8 @@ class TransformersModel(TorchDualEncoder):
                 "image_size": "x".join(map(str, preprocess.size)),
                 "context_length": str(texts.context_length),
                 "logit_scale": f"{scale:.6g}",
+                "image_parameters": str(image_parameters),
+                "text_parameters": str(parameters - image_parameters),
             },
         )
 
@@ -102,9 +110,10 @@ class TransformersModel(TorchDualEncoder):
             "trust_remote_code": False,
         }
 
-    def _model(self, dtype: torch.dtype) -> Any:
+    def _model(self) -> Any:
+        """The model in the checkpoint's own precision."""
         model, found = transformers.AutoModel.from_pretrained(
-            **self._source(), dtype=dtype, output_loading_info=True
+            **self._source(), dtype="auto", output_loading_info=True
         )
         missing = sorted(found["missing_keys"])
         if missing:
@@ -131,6 +140,36 @@ class TransformersModel(TorchDualEncoder):
                 )
             return ""
         return verify_sha256(path, self.spec.sha256)
+
+
+def _image_tower(
+    model: Any, preprocess: ImagePreprocess, dtype: torch.dtype
+) -> tuple[Callable[[Sequence[Pixels]], None], Callable[[Sequence[Pixels]], torch.Tensor]]:
+    """The check of images and the tower; see `LoadedDual`."""
+    if preprocess.fixed:
+        pixels = PixelNormaliser(preprocess, model.device, dtype)
+        return pixels.check, lambda images: pooled(
+            model.get_image_features(pixel_values=pixels.batch(images))
+        )
+    cutter = PatchNormaliser(preprocess, model.device, dtype)
+
+    def patched(images: Sequence[Pixels]) -> torch.Tensor:
+        found = cutter.patches(images)
+        return pooled(
+            model.get_image_features(
+                pixel_values=found.values,
+                pixel_attention_mask=found.mask,
+                spatial_shapes=found.shapes,
+            )
+        )
+
+    return cutter.check, patched
+
+
+def _image_parameters(model: Any) -> int:
+    """Parameters of the image tower; all families call it and its projection alike."""
+    named = model.named_parameters()
+    return sum(tensor.numel() for name, tensor in named if name.startswith(("vision", "visual")))
 
 
 def _scale_and_bias(model: Any) -> tuple[float, float | None]:

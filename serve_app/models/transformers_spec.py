@@ -16,7 +16,7 @@ from serve_app.models.findings import Finding
 from serve_app.models.fingerprint import file_sha256, files_sha256
 from serve_app.scoring.metrics import METRICS
 
-OPTIONS = ("revision",)
+OPTIONS = ("revision", "max_patches")
 INSTALL = "pip install 'serve-app[transformers]'"
 
 _CONFIG = "config.json"
@@ -70,6 +70,9 @@ def _check_options(spec: ModelSpec) -> list[Finding]:
     revision = spec.options.get("revision")
     if revision is not None and not isinstance(revision, str):
         findings.append(Finding("options.revision", "must be a branch, tag or commit, in quotes"))
+    most = spec.options.get("max_patches")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        findings.append(Finding("options.max_patches", "must be a whole number, 1 or more"))
     if spec.primary is not None and spec.primary not in METRICS:
         known = ", ".join(METRICS)
         findings.append(Finding("primary", f"unknown metric {spec.primary!r}; known are: {known}"))

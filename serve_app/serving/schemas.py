@@ -183,13 +183,15 @@ class PreprocessingAnswer(Answer):
     """How images are fitted to a model: what the service does, and a client need not."""
 
     size: tuple[int, int] = Field(description="Height and width in pixels.")
-    resize_mode: str = Field(description="shortest, longest, squash")
+    resize_mode: str = Field(description="shortest, longest, squash, or patches")
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fill_color: int = Field(description="Grey level of the padding, 0-255.")
     resized: tuple[int, int] | None = Field(description="Height and width before a centre crop.")
     crop_down: bool = Field(description="Whether an odd rest of a crop is cut at the end.")
+    patch_size: int | None = Field(description="Side of a patch; in the mode patches.")
+    max_patches: int | None = Field(description="Most patches of an image; in that mode.")
 
 
 ModelStateName = Literal["declared", "loading", "ready", "active", "draining", "unloaded", "failed"]

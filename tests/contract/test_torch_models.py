@@ -80,6 +80,11 @@ def test_what_is_not_loaded_says_so(make_model: ModelMaker, image: Pixels) -> No
 def test_bytes_are_those_of_the_parameters(model: SimilarityModel) -> None:
     assert model.parameters > 0
     assert model.bytes >= 4 * model.parameters
+    details = model.details
+    if model.capabilities.embeds:  # towers are of dual encoders
+        image, text = int(details["image_parameters"]), int(details["text_parameters"])
+        assert image > 0 < text
+        assert image + text == model.parameters
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

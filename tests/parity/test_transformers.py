@@ -78,7 +78,9 @@ def ours(
 
 def scale_of(folder: Path) -> float:
     model = transformers.AutoModel.from_pretrained(folder)
-    return float(model.logit_scale.detach().exp())
+    if hasattr(model, "logit_scale"):
+        return float(model.logit_scale.detach().exp())
+    return 1 / float(model.temperature.detach())
 
 
 PADDING = {
@@ -86,6 +88,8 @@ PADDING = {
     "siglip": {"padding": "max_length", "max_length": 16},
     "altclip": {"padding": True, "max_length": 17},
     "chinese_clip": {"padding": True},
+    "siglip2": {"padding": "max_length", "max_length": 16},
+    "align": {"padding": True},
 }
 
 

@@ -52,15 +52,6 @@ def image(model: OpenClipModel, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_pixels_are_normalised_as_torchvision_does(folder: Path) -> None:
-    from torchvision.transforms import Compose, Normalize, ToTensor
-
-    model = load(folder)
-    pixels = image(model)
-    transform = Compose([ToTensor(), Normalize(model.preprocess.mean, model.preprocess.std)])
-    assert torch.equal(model._pixels([pixels])[0], transform(pixels))
-
-
 def test_a_model_tells_about_itself(folder: Path) -> None:
     model = load(folder, performance={"max_batch": 3})
     weights = load_file(folder / "clip.safetensors")
