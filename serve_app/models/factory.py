@@ -19,7 +19,7 @@ from typing import Any
 from serve_app.config.checkpoints import weights_file
 from serve_app.config.faults import suggestion
 from serve_app.config.spec import ModelSpec
-from serve_app.errors import ModelLoadError
+from serve_app.errors import ModelLoadError, ServeAppError
 from serve_app.models.base import Placement, SimilarityModel
 from serve_app.models.findings import Finding
 from serve_app.models.fingerprint import file_sha256
@@ -164,13 +164,16 @@ def import_from_string(text: str) -> Any:
 
     Raises:
         ModelLoadError: The module or attribute is not there; or it is there, and its own import
-            failed, which is a different thing to mend.
+            failed, which is a different thing to mend. Of its special kinds, `MissingExtraError`
+            comes from modules that need more than is installed.
     """
     module_name, _, attributes = text.partition(":")
     if not _IMPORT_STRING.match(text):
         raise ModelLoadError(f"{text!r} is not an import string of the form module:Class")
     try:
         found: Any = importlib.import_module(module_name)
+    except ServeAppError:
+        raise  # a module that says by itself what it lacks
     except Exception as error:
         name = error.name if isinstance(error, ModuleNotFoundError) else None
         if name is not None and f"{module_name}.".startswith(f"{name}."):
