@@ -95,7 +95,8 @@ def make_tokenizer(
     )
 
 
-def _save(folder: Path, model: Any, tokenizer: Any, processor: Any, spread: float = 0.3) -> Path:
+def save(folder: Path, model: Any, tokenizer: Any, processor: Any, spread: float = 0.3) -> Path:
+    """Writes a model with random weights as `save_pretrained` does, and what belongs to it."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in ("logit_scale", "logit_bias"):
@@ -125,7 +126,7 @@ def clip(folder: Path, *, pad: str = "<pad>", eos: str = "<end>", seed: int = 0)
     }
     config = transformers.CLIPConfig(text_config=text, vision_config=_VISION, projection_dim=24)
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    return _save(folder, transformers.CLIPModel(config), tokenizer, _processor("CLIP", size))
+    return save(folder, transformers.CLIPModel(config), tokenizer, _processor("CLIP", size))
 
 
 def siglip(folder: Path, *, length: int = 16, seed: int = 0) -> Path:
@@ -142,7 +143,7 @@ def siglip(folder: Path, *, length: int = 16, seed: int = 0) -> Path:
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    return _save(folder, transformers.SiglipModel(config), tokenizer, _processor("Siglip", size))
+    return save(folder, transformers.SiglipModel(config), tokenizer, _processor("Siglip", size))
 
 
 def altclip(folder: Path, *, seed: int = 0) -> Path:
@@ -158,7 +159,7 @@ def altclip(folder: Path, *, seed: int = 0) -> Path:
     }
     config = transformers.AltCLIPConfig(text_config=text, vision_config=_VISION, projection_dim=24)
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    return _save(folder, transformers.AltCLIPModel(config), tokenizer, _processor("CLIP", size))
+    return save(folder, transformers.AltCLIPModel(config), tokenizer, _processor("CLIP", size))
 
 
 def chinese_clip(folder: Path, *, seed: int = 0) -> Path:
@@ -176,7 +177,7 @@ def chinese_clip(folder: Path, *, seed: int = 0) -> Path:
     )
     size = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
     model = transformers.ChineseCLIPModel(config)
-    return _save(folder, model, tokenizer, _processor("ChineseCLIP", size))
+    return save(folder, model, tokenizer, _processor("ChineseCLIP", size))
 
 
 def siglip2(folder: Path, *, length: int = 16, seed: int = 0) -> Path:
@@ -189,7 +190,7 @@ def siglip2(folder: Path, *, length: int = 16, seed: int = 0) -> Path:
         text_config={**text, "projection_size": 32}, vision_config={**vision, "num_patches": 16}
     )
     options = {"patch_size": 8, "max_num_patches": 24}
-    return _save(
+    return save(
         folder, transformers.Siglip2Model(config), tokenizer, _processor("Siglip2", options)
     )
 
@@ -226,7 +227,7 @@ def align(folder: Path, *, seed: int = 0) -> Path:
         "include_top": False,
     }
     model = transformers.AlignModel(config)
-    return _save(folder, model, tokenizer, _processor("EfficientNet", size), spread=1.0)
+    return save(folder, model, tokenizer, _processor("EfficientNet", size), spread=1.0)
 
 
 def _processor(family: str, options: dict[str, Any]) -> Any:

@@ -60,6 +60,11 @@ BUILT_IN: Mapping[str, Backend] = {
         check="serve_app.models.torch_clip_spec:check",
         fingerprint="serve_app.models.torch_clip_spec:fingerprint",
     ),
+    "itm": Backend(
+        model="serve_app.models.itm:ItmModel",
+        check="serve_app.models.itm_spec:check",
+        fingerprint="serve_app.models.itm_spec:fingerprint",
+    ),
     "transformers": Backend(
         model="serve_app.models.transformers_dual:TransformersModel",
         check="serve_app.models.transformers_spec:check",

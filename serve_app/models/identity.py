@@ -74,5 +74,7 @@ def _is_absent(pretrained: str | None) -> bool:
 def _without_weights(spec: ModelSpec, found: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Fingerprints as they are where the weights are not: words instead of contents."""
     words = spec.pretrained or spec.architecture or ""
-    for unread in ({"unread": words}, words):
+    # A folder's checksum is that of its weights alone: what is beside them was not read.
+    checked = {"unread": words, "sha256": spec.sha256}
+    for unread in ({"unread": words}, checked, words):
         yield {**found, "weights": unread}

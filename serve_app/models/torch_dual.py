@@ -5,7 +5,6 @@ Knows no library of models: a backend says how its two towers compute and how te
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,26 +13,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
-from serve_app.config.spec import ModelSpec
-from serve_app.errors import ModelFailedError, ModelLoadError, ModelTooLargeError, ServeAppError
+from serve_app.errors import ModelLoadError
 from serve_app.inputs.preprocess import ImagePreprocess
 from serve_app.models.base import (
     Capabilities,
     DualEncoder,
     Embeddings,
     Pixels,
-    Placement,
     TextEmbeddings,
 )
-from serve_app.models.torch_runtime import (
-    computing,
-    is_out_of_memory,
-    release_memory,
-    run_chunked,
-    set_threads,
-)
-
-DEFAULT_MAX_BATCH = {"cpu": 32, "cuda": 256}
+from serve_app.models.torch_model import TorchModel
+from serve_app.models.torch_runtime import computing, run_chunked
 
 
 class TextTower(Protocol):
@@ -86,45 +76,8 @@ class LoadedDual:
     details: Mapping[str, str]
 
 
-class TorchDualEncoder(DualEncoder):
-    """A dual encoder in torch; a backend adds how it is loaded.
-
-    Args:
-        spec: The declared configuration.
-        placement: Device, precision and threads, resolved.
-    """
-
-    def __init__(self, spec: ModelSpec, placement: Placement) -> None:
-        super().__init__(spec, placement)
-        self._state: LoadedDual | None = None
-
-    @abstractmethod
-    def _load(self) -> LoadedDual:
-        """Loads everything; raises `ModelLoadError`, or anything else, when it cannot."""
-
-    def load(self) -> None:
-        """Loads weights onto the device.
-
-        Raises:
-            DeviceUnavailableError: There is no such device.
-            ModelTooLargeError: The device's memory is too small.
-            MissingExtraError: A package is missing.
-            ModelLoadError: Architecture, weights, tokenizer or an option are at fault.
-        """
-        self.unload()
-        set_threads(self.placement.threads)
-        try:
-            with torch.no_grad():
-                self._state = self._load()
-        except ServeAppError:
-            raise
-        except Exception as error:
-            kind = ModelTooLargeError if is_out_of_memory(error) else ModelLoadError
-            named = " ".join(filter(None, (self.spec.architecture, f"({self.spec.pretrained})")))
-            raise kind(f"Loading {named} failed: {type(error).__name__}: {error}") from error
-        finally:
-            # Also after success: building and casting leave a third of the weights' size behind.
-            release_memory()
+class TorchDualEncoder(TorchModel[LoadedDual], DualEncoder):
+    """A dual encoder in torch; a backend adds `_load`."""
 
     def encode_images(self, images: Sequence[Pixels]) -> Embeddings:
         """Embeds images; see `DualEncoder.encode_images`.
@@ -181,7 +134,7 @@ class TorchDualEncoder(DualEncoder):
             default_metrics=usual,
             primary=primary,
             embeds=True,
-            max_batch=self.spec.performance.max_batch or DEFAULT_MAX_BATCH[self.placement.device],
+            max_batch=self.max_batch,
             context_length=context,
             embedding_dim=dimension,
         )
@@ -189,44 +142,6 @@ class TorchDualEncoder(DualEncoder):
     def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
         """Tokens of each whole text, special tokens counted."""
         return self._loaded.texts.count(texts)
-
-    def unload(self) -> None:
-        """Frees the weights."""
-        if self._state is not None:
-            self._state = None
-            release_memory()
-
-    @property
-    def _loaded(self) -> LoadedDual:
-        if self._state is None:
-            named = self.spec.architecture or self.spec.pretrained
-            raise ModelFailedError(f"The model {named} is not loaded.")
-        return self._state
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the loaded model can do."""
-        return self._loaded.capabilities
-
-    @property
-    def preprocess(self) -> ImagePreprocess:
-        """How images must be fitted to the model."""
-        return self._loaded.preprocess
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters that take part in similarity."""
-        return self._loaded.parameters
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of parameters and buffers, in the precision used."""
-        return self._loaded.bytes
-
-    @property
-    def details(self) -> Mapping[str, str]:
-        """Source and SHA-256 of the weights, sizes and counts, as strings."""
-        return self._loaded.details
 
     @property
     def logit_scale(self) -> float:

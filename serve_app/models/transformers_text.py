@@ -28,6 +28,57 @@ _STEP = 8
 """Padding to steps: every other length is another shape, for which kernels are made and kept."""
 
 
+class TransformersTokens:
+    """Texts as rows of a tokenizer's output, and batches of those.
+
+    Args:
+        tokenizer: Of the checkpoint.
+        context_length: Most tokens of a text.
+        device: Where batches go.
+        full: Whether texts are padded to the whole context; else to the longest of a batch.
+    """
+
+    def __init__(
+        self, tokenizer: Any, context_length: int, device: torch.device, *, full: bool = False
+    ) -> None:
+        if tokenizer.pad_token_id is None:
+            raise ModelLoadError(
+                "The tokenizer has no padding token, so texts cannot be put into one batch; set "
+                "`pad_token` in its tokenizer_config.json to what the model was trained with."
+            )
+        self.context_length = context_length
+        self._tokenizer = tokenizer
+        self._device = device
+        self._full = full
+
+    def rows(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
+        """What the tokenizer gives for each text, cut to the context, without padding."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            list(texts), truncation=True, max_length=self.context_length, padding=False
+        )
+        return [{name: encoded[name][row] for name in encoded} for row in range(len(texts))]
+
+    def batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Rows, at least one, padded, on the device."""
+        longest = max(len(row["input_ids"]) for row in rows)
+        length = self.context_length
+        if not self._full:
+            length = min(-(-longest // _STEP) * _STEP, length)
+        padded = self._tokenizer.pad(
+            list(rows), padding="max_length", max_length=length, return_tensors="pt"
+        )
+        return {name: value.to(self._device) for name, value in padded.items()}
+
+    def count(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """Tokens of each whole text, special tokens counted."""
+        if not texts:
+            return ()
+        whole = self._tokenizer(list(texts), truncation=False, padding=False, verbose=False)
+        return tuple(map(len, whole["input_ids"]))
+
+
 class TransformersTexts:
     """A `TextTower` of a dual encoder of the transformers library.
 
@@ -41,49 +92,24 @@ class TransformersTexts:
     def __init__(
         self, model: Any, tokenizer: Any, device: torch.device, *, reads_padding: bool
     ) -> None:
-        if tokenizer.pad_token_id is None:
-            raise ModelLoadError(
-                "The tokenizer has no padding token, so texts cannot be put into one batch; set "
-                "`pad_token` in its tokenizer_config.json to what the model was trained with."
-            )
-        self.context_length = context_length(model.config, tokenizer)
+        self._tokens = TransformersTokens(
+            tokenizer, context_length(model.config, tokenizer), device, full=reads_padding
+        )
+        self.context_length = self._tokens.context_length
         self._model = model
-        self._tokenizer = tokenizer
-        self._device = device
-        self._reads_padding = reads_padding
 
     def tokens(self, texts: Sequence[str]) -> tuple[list[Mapping[str, Any]], tuple[int, ...]]:
         """See `TextTower`."""
-        if not texts:
-            return [], ()
-        counts = self.count(texts)
-        encoded = self._tokenizer(
-            list(texts), truncation=True, max_length=self.context_length, padding=False
-        )
-        rows: list[Mapping[str, Any]] = [
-            {name: encoded[name][row] for name in encoded} for row in range(len(texts))
-        ]
-        return rows, counts
+        return self._tokens.rows(texts), self.count(texts)
 
     def features(self, tokens: list[Mapping[str, Any]], rows: Sequence[int]) -> torch.Tensor:
         """See `TextTower`."""
-        batch = [tokens[row] for row in rows]
-        longest = max(len(row["input_ids"]) for row in batch)
-        length = self.context_length
-        if not self._reads_padding:
-            length = min(-(-longest // _STEP) * _STEP, length)
-        padded = self._tokenizer.pad(
-            batch, padding="max_length", max_length=length, return_tensors="pt"
-        )
-        given = {name: value.to(self._device) for name, value in padded.items()}
+        given = self._tokens.batch([tokens[row] for row in rows])
         return pooled(self._model.get_text_features(**given))
 
     def count(self, texts: Sequence[str]) -> tuple[int, ...]:
         """See `TextTower`."""
-        if not texts:
-            return ()
-        whole = self._tokenizer(list(texts), truncation=False, padding=False, verbose=False)
-        return tuple(map(len, whole["input_ids"]))
+        return self._tokens.count(texts)
 
 
 def context_length(config: Any, tokenizer: Any) -> int:

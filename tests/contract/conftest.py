@@ -12,6 +12,7 @@ from serve_app.models.base import Placement, SimilarityModel
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.testing import fake_spec
 from serve_app.testing.contract import ModelMaker
+from tests.tiny_itm import HEADS
 from tests.tiny_open_clip import (
     CLIP_CONFIG,
     RESNET_CONFIG,
@@ -59,6 +60,8 @@ DUAL_ENCODERS: dict[str, SpecWriter] = {
 """By backend and, after a hyphen, kind."""
 
 PAIR_SCORERS: dict[str, SpecWriter] = {
+    **{f"itm-{family}": write for family, write in HEADS.items()},
+    "itm-itc": lambda folder: HEADS["blip2"](folder, itc=True),
     "fake": lambda folder: fake_spec("FakePairScorer"),
 }
 

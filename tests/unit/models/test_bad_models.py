@@ -149,12 +149,17 @@ except ServeAppError as error:
 """
 
 
-@pytest.mark.parametrize("backend", ["transformers"])
-def test_a_missing_extra_is_told_with_the_command_that_installs_it(backend: str) -> None:
-    program = f"import sys\nsys.modules[{backend!r}] = None\n"
+@pytest.mark.parametrize(
+    ("backend", "package", "extra"),
+    [("transformers", "transformers", "transformers"), ("itm", "transformers", "transformers")],
+)
+def test_a_missing_extra_is_told_with_the_command_that_installs_it(
+    backend: str, package: str, extra: str
+) -> None:
+    program = f"import sys\nsys.modules[{package!r}] = None\n"
     told = _run(program + _LOAD.format(backend=backend, pretrained="/models/any"))
     assert told.startswith("missing_extra ")
-    assert f"pip install 'serve-app[{backend}]'" in told
+    assert f"pip install 'serve-app[{extra}]'" in told
 
 
 def test_a_gated_model_without_network_is_told(tmp_path: Path) -> None:
