@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -35,17 +35,29 @@ class Backend:
     """Where a backend's parts are, as import strings.
 
     Attributes:
-        model: A `SimilarityModel`.
+        model: A `SimilarityModel`; empty where `presets` has all there are.
         check: `(ModelSpec) -> Sequence[Finding]`, cheap to import; None: nothing to check.
         fingerprint: `(ModelSpec) -> Mapping`, cheap to import: JSON that identifies architecture
             and weights; None: the words of the spec, and the content of a local checkpoint.
         prefetch: `(ModelSpec) -> None`: downloads what a spec needs; None: nothing is downloaded.
+        presets: By a spec's `architecture`, models of different classes.
     """
 
-    model: str
+    model: str = ""
     check: str | None = None
     fingerprint: str | None = None
     prefetch: str | None = None
+    presets: Mapping[str, str] = field(default_factory=dict)
+
+    def class_for(self, architecture: str | None) -> str:
+        """Import string of the class that a spec means; raises `ModelLoadError`."""
+        if not self.presets:
+            return self.model
+        if architecture is None or architecture not in self.presets:
+            near = suggestion(architecture or "", self.presets)
+            known = ", ".join(self.presets)
+            raise ModelLoadError(f"there is no preset {architecture!r}{near}; there are: {known}")
+        return self.presets[architecture]
 
 
 BUILT_IN: Mapping[str, Backend] = {
@@ -64,6 +76,17 @@ BUILT_IN: Mapping[str, Backend] = {
         model="serve_app.models.itm:ItmModel",
         check="serve_app.models.itm_spec:check",
         fingerprint="serve_app.models.itm_spec:fingerprint",
+    ),
+    "preference": Backend(
+        presets={
+            "pickscore": "serve_app.models.preference:PickScoreModel",
+            "hpsv2": "serve_app.models.preference:HpsModel",
+            "hpsv2.1": "serve_app.models.preference:HpsModel",
+            "imagereward": "serve_app.models.image_reward:ImageRewardModel",
+        },
+        check="serve_app.models.preference_spec:check",
+        fingerprint="serve_app.models.preference_spec:fingerprint",
+        prefetch="serve_app.models.preference_spec:prefetch",
     ),
     "transformers": Backend(
         model="serve_app.models.transformers_dual:TransformersModel",
@@ -91,16 +114,21 @@ class SimilarityModelFactory:
         """Names of all backends: built-in ones first, then those of entry points."""
         return tuple(dict.fromkeys((*self._table, *sorted(_entry_points()))))
 
-    def resolve(self, backend: str) -> type[SimilarityModel]:
+    def resolve(self, backend: str, architecture: str | None = None) -> type[SimilarityModel]:
         """The class behind a backend's name or import string; imports it the first time.
+
+        Args:
+            backend: Name or import string.
+            architecture: Names the preset, of backends that have some.
 
         Raises:
             ModelLoadError: There is no such backend, its module is not there or fails while it is
                 imported, or what it names is no complete `SimilarityModel`.
         """
-        if backend not in self._classes:
-            self._classes[backend] = _model_class(self._backend(backend).model)
-        return self._classes[backend]
+        text = self._backend(backend).class_for(architecture)
+        if text not in self._classes:
+            self._classes[text] = _model_class(text)
+        return self._classes[text]
 
     def create(self, spec: ModelSpec, placement: Placement) -> SimilarityModel:
         """Makes a model; it is not loaded yet.
@@ -108,7 +136,7 @@ class SimilarityModelFactory:
         Raises:
             ModelLoadError: As `resolve`.
         """
-        return self.resolve(spec.backend)(spec, placement)
+        return self.resolve(spec.backend, spec.architecture)(spec, placement)
 
     def check(self, spec: ModelSpec) -> tuple[Finding, ...]:
         """What can be said about a spec without loading anything or importing its backend."""

@@ -31,7 +31,7 @@ def check(spec: ModelSpec) -> Sequence[Finding]:
 
     A checkpoint that is absent here is a notice and no fault: it may be on the replicas only.
     """
-    findings = [*_check_architecture(spec.architecture), *_check_pretrained(spec)]
+    findings = [*check_architecture(spec.architecture), *_check_pretrained(spec)]
     if spec.primary is not None and spec.primary not in METRICS:
         known = suggestion(spec.primary, METRICS) or f"; known are: {', '.join(METRICS)}"
         findings.append(Finding("primary", f"unknown metric {spec.primary!r}{known}"))
@@ -83,7 +83,8 @@ def _config_file(architecture: str) -> Path | None:
     return path if path.suffix == ".json" else None
 
 
-def _check_architecture(architecture: str | None) -> list[Finding]:
+def check_architecture(architecture: str | None) -> list[Finding]:
+    """What is wrong with the name or the file of an architecture."""
     if not architecture:
         return [Finding("architecture", "is missing: a name of open_clip, or a path to its JSON")]
     path = _config_file(architecture)

@@ -36,7 +36,7 @@ class TransformersModel(TorchDualEncoder):
     def _load(self) -> LoadedDual:
         spec, placement = self.spec, self.placement
         device = resolve_device(placement)
-        checkpoint = Checkpoint(spec)
+        checkpoint = self._checkpoint()
         sha256 = checkpoint.verified()
         with checkpoint.told():
             model = self._model(checkpoint)
@@ -83,6 +83,9 @@ class TransformersModel(TorchDualEncoder):
                 "text_parameters": str(parameters - image_parameters),
             },
         )
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.spec)
 
     def _model(self, checkpoint: Checkpoint) -> Any:
         model = checkpoint.model(transformers.AutoModel)

@@ -30,17 +30,19 @@ class Checkpoint:
 
     Args:
         spec: The declared configuration.
+        fitting: Where tokenizer and image processor come from, where the checkpoint has none.
 
     Raises:
         ModelLoadError: It names nothing.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, fitting: str | None = None) -> None:
         if spec.pretrained is None:
             raise ModelLoadError("`pretrained` is missing: a folder, or an id of the hub.")
         self.name = spec.pretrained
         self._spec = spec
         self._folder = local_folder(spec.pretrained)
+        self._fitting = fitting
 
     def verified(self) -> str:
         """SHA-256 of the weights file; empty where there is not just one, or it is not here.
@@ -85,11 +87,13 @@ class Checkpoint:
 
     def tokenizer(self) -> Any:
         """The tokenizer."""
-        return transformers.AutoTokenizer.from_pretrained(**self._source())
+        return transformers.AutoTokenizer.from_pretrained(**self._fitting_source())
 
     def image_processor(self) -> Any:
         """The image processor, on Pillow; see `transformers_images`."""
-        return transformers.AutoImageProcessor.from_pretrained(**self._source(), backend="pil")
+        return transformers.AutoImageProcessor.from_pretrained(
+            **self._fitting_source(), backend="pil"
+        )
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -112,10 +116,23 @@ class Checkpoint:
             ) from error
 
     def _source(self) -> dict[str, Any]:
-        """Where everything is read from."""
-        return {
-            "pretrained_model_name_or_path": str(self._folder or self.name),
-            "revision": self._spec.options.get("revision") or "main",
-            "local_files_only": self._folder is not None,
-            "trust_remote_code": False,
-        }
+        """Where the model is read from."""
+        return _source(self.name, self._spec.options.get("revision"))
+
+    def _fitting_source(self) -> dict[str, Any]:
+        """Where tokenizer and image processor are read from."""
+        has_own = self._folder is not None and (self._folder / _PROCESSOR).is_file()
+        return self._source() if self._fitting is None or has_own else _source(self._fitting)
+
+
+_PROCESSOR = "preprocessor_config.json"
+
+
+def _source(name: str, revision: str | None = None) -> dict[str, Any]:
+    folder = local_folder(name)
+    return {
+        "pretrained_model_name_or_path": str(folder or name),
+        "revision": revision or "main",
+        "local_files_only": folder is not None,
+        "trust_remote_code": False,
+    }

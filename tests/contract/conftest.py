@@ -20,6 +20,7 @@ from tests.tiny_open_clip import (
     write_config,
     write_weights,
 )
+from tests.tiny_preference import DUALS, PAIRS
 from tests.tiny_torch_clip import RESNET, VIT, write_state
 from tests.tiny_transformers import FAMILIES
 
@@ -55,12 +56,14 @@ DUAL_ENCODERS: dict[str, SpecWriter] = {
     "torch_clip-vit": _torch_clip(VIT),
     "torch_clip-resnet": _torch_clip(RESNET),
     **{f"transformers-{family}": _transformers(write) for family, write in FAMILIES.items()},
+    **{f"preference-{preset}": write for preset, write in DUALS.items()},
     "fake": lambda folder: fake_spec(),
 }
 """By backend and, after a hyphen, kind."""
 
 PAIR_SCORERS: dict[str, SpecWriter] = {
     **{f"itm-{family}": write for family, write in HEADS.items()},
+    **{f"preference-{preset}": write for preset, write in PAIRS.items()},
     "itm-itc": lambda folder: HEADS["blip2"](folder, itc=True),
     "fake": lambda folder: fake_spec("FakePairScorer"),
 }
