@@ -8,7 +8,7 @@ import typer
 
 from serve_app import __version__
 from serve_app.bench.command import bench_command
-from serve_app.cli import admin
+from serve_app.cli import admin, weights
 from serve_app.cli.check_config import check_config
 from serve_app.cli.failures import ReportingGroup
 from serve_app.cli.models import models
@@ -51,7 +51,12 @@ def _options(
 
 app.command()(serve)
 app.command()(score)
-app.command()(models)
+declared = typer.Typer(cls=ReportingGroup, invoke_without_command=True)
+declared.callback()(models)
+declared.command()(weights.pull)
+declared.command()(weights.verify)
+declared.command()(weights.warm)
+app.add_typer(declared, name="models")
 app.command()(check_config)
 app.command()(record_parity)
 for operation in (

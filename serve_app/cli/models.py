@@ -1,4 +1,7 @@
-"""`serve-app models`: which models are declared, here or on a running service."""
+"""`serve-app models`: which models are declared, here or on a running service.
+
+Its sub-commands are in `weights`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ _STATE_STYLES = {"active": "green", "failed": "bold red"}
 
 
 def models(
+    context: typer.Context,
     url: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Ask the service at this address instead."),
@@ -21,11 +25,13 @@ def models(
         bool, typer.Option("--json", help="Print one JSON document instead of a table.")
     ] = False,
 ) -> None:
-    """List the declared models.
+    """List the declared models, or see to their weights on this machine.
 
-    Those that the environment declares, with device and precision as this machine has them;
-    nothing is loaded. With --url, those of a running service.
+    Without a command: those that the environment declares, with device and precision as this
+    machine has them; nothing is loaded. With --url, those of a running service.
     """
+    if context.invoked_subcommand is not None:
+        return
     from serve_app.cli.output import print_json, stdout
 
     document = _served(url) if url is not None else _declared()

@@ -98,12 +98,15 @@ def _declared(model: str, threads: int | None) -> ResolvedModel:
 def _record(
     resolved: ResolvedModel, asked: AskedPairs, file: Path, metrics: Sequence[str]
 ) -> list[GoldenPair]:
+    from serve_app.config.declaration import cache_from_environment
     from serve_app.config.parity import GoldenPair, beside
     from serve_app.engine.loading import model_loader
     from serve_app.engine.parity import golden_scores
     from serve_app.models.factory import SimilarityModelFactory
+    from serve_app.weights.cache import cache_of
 
-    loaded = model_loader(SimilarityModelFactory())(resolved)
+    load = model_loader(SimilarityModelFactory(), cache_of(cache_from_environment()))
+    loaded = load(resolved)
     try:
         primary = (loaded.info.capabilities.primary,)
         pairs = [

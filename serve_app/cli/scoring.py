@@ -44,13 +44,16 @@ class LocalScorer:
 
     def __init__(self, snapshot: RegistrySnapshot, limits: Limits) -> None:
         from serve_app.cli.local import cpu_count
+        from serve_app.config.declaration import cache_from_environment
         from serve_app.engine.local import build_local_executor
         from serve_app.serving.local_service import LocalService
+        from serve_app.weights.cache import cache_of
 
         self._default = snapshot.default
         self._runner = asyncio.Runner()
+        executor = build_local_executor(snapshot, cache=cache_of(cache_from_environment()))
         self._service: LocalService = LocalService(
-            snapshot, build_local_executor(snapshot), limits, min(cpu_count(), _MOST_DECODERS)
+            snapshot, executor, limits, min(cpu_count(), _MOST_DECODERS)
         )
 
     def score(self, request: ScoreRequest) -> ScoreResponse:

@@ -40,6 +40,7 @@ def serve(
     from rich.console import Console
 
     from serve_app.cli.local import has_gpu
+    from serve_app.cli.weights import pull_models
     from serve_app.config.args import AppArgs
     from serve_app.config.declaration import read_declaration
     from serve_app.config.serve_file import read_serve_config
@@ -58,8 +59,7 @@ def serve(
     )
     declared = read_declaration()
     snapshot = registry.update(declared.models, declared.routing)
-    for model in snapshot.preloaded():
-        factory.prefetch(model.spec)
+    pull_models(snapshot.preloaded(), factory)
     started = time.monotonic()
     options = LaunchOptions(host, port, args)
     with console.status("Starting Ray") as status:

@@ -69,6 +69,19 @@ def declared_routing(environ: Mapping[str, str] | None = None) -> RoutingDocumen
 
 
 @dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Where weights from other machines are kept.
+
+    Attributes:
+        folder: Absolute; None: each node's own default.
+        max_bytes: Most bytes there; None: no bound.
+    """
+
+    folder: str | None = None
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What the environment says, frozen: with it a process far away does the same as one here.
 
@@ -77,12 +90,14 @@ class Configuration:
         routing: Where routing comes from; None where nothing says anything about it.
         state_url: Where overrides and history are kept; None: nothing outlives the process.
         admin_token: What operators have to show; None: there is nothing to operate.
+        cache: Where weights from other machines are kept on each node.
     """
 
     models: SpecSource | Document
     routing: RoutingSource | None = None
     state_url: str | None = None
     admin_token: str | None = field(default=None, repr=False)
+    cache: CacheSettings = CacheSettings()
 
 
 def configuration_from_environment(environ: Mapping[str, str] | None = None) -> Configuration:
@@ -103,4 +118,18 @@ def configuration_from_environment(environ: Mapping[str, str] | None = None) -> 
         routing_source_from_environment(environ),
         state_url,
         settings.admin_token,
+        cache_from_environment(environ),
     )
+
+
+def cache_from_environment(environ: Mapping[str, str] | None = None) -> CacheSettings:
+    """Where weights from other machines are kept; the default is the user's folder of caches.
+
+    Args:
+        environ: Instead of the process's environment.
+    """
+    settings = read_environment(environ)
+    if settings.cache_dir is None:
+        return CacheSettings(max_bytes=settings.cache_bytes)
+    folder = str(Path(settings.cache_dir).expanduser().absolute())
+    return CacheSettings(folder, settings.cache_bytes)

@@ -18,6 +18,8 @@ ROUTING = "SIMILARITY_ROUTING"
 ROUTING_FILE = "SIMILARITY_ROUTING_FILE"
 STATE_URL = "SIMILARITY_STATE_URL"
 STATE_SCHEME = "sqlite:///"
+CACHE_DIR = "SIMILARITY_CACHE_DIR"
+CACHE_BYTES = "SIMILARITY_CACHE_BYTES"
 ADMIN_TOKEN = "SIMILARITY_ADMIN_TOKEN"  # noqa: S105 - a name, not the token
 
 _SHORTEST_TOKEN = 16
@@ -53,6 +55,8 @@ SETTINGS: tuple[Setting, ...] = (
         STATE_URL,
         "Where overrides and history are kept: `sqlite:////absolute/path` or `sqlite:///path`.",
     ),
+    Setting(CACHE_DIR, "Where weights from https, s3 and gs are kept on each node."),
+    Setting(CACHE_BYTES, "Most bytes of weights that are kept there; what is used least goes."),
 )
 """Every variable that is read."""
 
@@ -70,6 +74,8 @@ class Settings:
         routing_file: `SIMILARITY_ROUTING_FILE`; None where it is not set.
         admin_token: `SIMILARITY_ADMIN_TOKEN`; None where it is not set.
         state_url: `SIMILARITY_STATE_URL`; None where it is not set.
+        cache_dir: `SIMILARITY_CACHE_DIR`; None where it is not set.
+        cache_bytes: `SIMILARITY_CACHE_BYTES`; None where it is not set, or no number.
         faults: Unknown variables, and variables that exclude each other.
     """
 
@@ -81,6 +87,8 @@ class Settings:
     routing_file: str | None = None
     admin_token: str | None = field(default=None, repr=False)
     state_url: str | None = None
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -111,7 +119,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     source = os.environ if environ is None else environ
     ours = {name: source[name] for name in sorted(source) if name.startswith(PREFIX)}
     overrides = {name: text for name, text in ours.items() if name.startswith(OVERRIDE_PREFIX)}
-    known = {MODELS, MODELS_FILE, MODEL, ROUTING, ROUTING_FILE, ADMIN_TOKEN, STATE_URL}
+    known = {setting.name for setting in SETTINGS if "<" not in setting.name}
     faults = [
         Fault(name, f"unknown variable{suggestion(name, known) or _known_variables()}")
         for name in ours
@@ -131,6 +139,10 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     if ROUTING in ours and ROUTING_FILE in ours:
         faults.append(Fault(ROUTING_FILE, f"is set together with {ROUTING}; set one of them"))
     faults.extend(_operating_faults(ours.get(ADMIN_TOKEN), ours.get(STATE_URL)))
+    cache_bytes = _bytes(ours.get(CACHE_BYTES))
+    if CACHE_BYTES in ours and cache_bytes is None:
+        message = f"must be a number of bytes above 0, not {ours[CACHE_BYTES]!r}"
+        faults.append(Fault(CACHE_BYTES, message))
     return Settings(
         models=ours.get(MODELS),
         models_file=ours.get(MODELS_FILE),
@@ -140,8 +152,14 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         routing_file=ours.get(ROUTING_FILE),
         admin_token=ours.get(ADMIN_TOKEN),
         state_url=ours.get(STATE_URL),
+        cache_dir=ours.get(CACHE_DIR) or None,
+        cache_bytes=cache_bytes,
         faults=tuple(faults),
     )
+
+
+def _bytes(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() and int(text) > 0 else None
 
 
 def _operating_faults(token: str | None, state_url: str | None) -> list[Fault]:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from serve_app.config.spec import ModelSpec
 from serve_app.engine.parity import check_parity
 from serve_app.errors import ModelLoadError
 from serve_app.models.base import ModelInfo, SimilarityModel
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.identity import check_identity
 from serve_app.models.registry import ResolvedModel
+from serve_app.weights.cache import WeightsCache
+from serve_app.weights.local import localised
 
 _MEASUREMENTS = 3
 _MEASURE_AT_MOST_S = 1.0
@@ -43,32 +46,45 @@ Loader = Callable[[ResolvedModel], LoadedModel]
 """Blocking; raises `ModelLoadError`, or anything else, when it cannot."""
 
 
-def model_loader(factory: SimilarityModelFactory) -> Loader:
-    """Returns the loader that makes models with this factory."""
+def model_loader(factory: SimilarityModelFactory, cache: WeightsCache | None = None) -> Loader:
+    """Returns the loader that makes models with this factory.
+
+    Args:
+        factory: Knows the backends.
+        cache: Where weights from other machines are kept; None: they cannot be loaded.
+    """
 
     def load(resolved: ResolvedModel) -> LoadedModel:
-        identity = check_identity(resolved, factory)
-        model = factory.create(resolved.spec, resolved.placement)
-        started = time.perf_counter()
-        try:
-            model.load()
-            check_identity(resolved, factory)  # again: no file was replaced while it was read
-            model.warmup()
-            load_seconds = time.perf_counter() - started
-            info = _info(resolved, model, load_seconds)
-            parity = check_parity(model, resolved.spec.parity, resolved.id)
-            note = "; ".join(note for note in (parity, identity) if note is not None)
-            return LoadedModel(model, info, note or None)
-        except BaseException as error:
-            # Half a model holds memory too, and nobody else knows of it.
-            with suppress(Exception):  # the first error is the one to tell about
-                model.unload()
-            if isinstance(error, Exception):
-                raise
-            # A panic of a library in Rust, or an exit: no reason to end all other models too.
-            raise ModelLoadError(f"{type(error).__name__}: {error}") from error
+        # Until it is loaded: backends keep no file open.
+        with localised(resolved.spec, cache) as spec:
+            return _loaded(resolved, spec, factory)
 
     return load
+
+
+def _loaded(
+    resolved: ResolvedModel, spec: ModelSpec, factory: SimilarityModelFactory
+) -> LoadedModel:
+    identity = check_identity(resolved, factory)
+    model = factory.create(spec, resolved.placement)
+    started = time.perf_counter()
+    try:
+        model.load()
+        check_identity(resolved, factory)  # again: no file was replaced while it was read
+        model.warmup()
+        load_seconds = time.perf_counter() - started
+        info = _info(resolved, model, load_seconds)
+        parity = check_parity(model, resolved.spec.parity, resolved.id)
+        note = "; ".join(note for note in (parity, identity) if note is not None)
+        return LoadedModel(model, info, note or None)
+    except BaseException as error:
+        # Half a model holds memory too, and nobody else knows of it.
+        with suppress(Exception):  # the first error is the one to tell about
+            model.unload()
+        if isinstance(error, Exception):
+            raise
+        # A panic of a library in Rust, or an exit: no reason to end all other models too.
+        raise ModelLoadError(f"{type(error).__name__}: {error}") from error
 
 
 def _info(resolved: ResolvedModel, model: SimilarityModel, load_seconds: float) -> ModelInfo:

@@ -25,6 +25,7 @@ from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.snapshot import ResolvedModel, Snapshot
 from serve_app.scoring.metrics import METRICS
 from serve_app.types import ItemFault
+from serve_app.weights.cache import WeightsCache
 
 
 class LocalExecutor:
@@ -190,6 +191,7 @@ def build_local_executor(
     idle_ttl_s: float | None = None,
     max_waiting: int = 1024,
     load: Loader | None = None,
+    cache: WeightsCache | None = None,
 ) -> LocalExecutor:
     """Wires an executor: model pool, factory and device. Needs no running event loop.
 
@@ -203,6 +205,7 @@ def build_local_executor(
         idle_ttl_s: Seconds after which `pool.unload_idle` unloads what nobody used; None: never.
         max_waiting: Most images and texts that wait for one model.
         load: Loads a model; default: the built-in and installed backends.
+        cache: Where these keep weights from other machines.
     """
     permit = DevicePermit()
 
@@ -212,7 +215,7 @@ def build_local_executor(
             on_unloaded(model_id)
 
     pool = ModelPool(
-        load or model_loader(SimilarityModelFactory()),
+        load or model_loader(SimilarityModelFactory(), cache),
         memory_bytes,
         unload_in=permit.threads,
         load_timeout_s=load_timeout_s,

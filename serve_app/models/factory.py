@@ -22,7 +22,8 @@ from serve_app.config.spec import ModelSpec
 from serve_app.errors import ModelLoadError, ServeAppError
 from serve_app.models.base import Placement, SimilarityModel
 from serve_app.models.findings import Finding
-from serve_app.models.fingerprint import file_sha256
+from serve_app.weights.address import is_address, parse_address
+from serve_app.weights.checksums import file_sha256
 
 ENTRY_POINT_GROUP = "serve_app.models"
 """Packages offer backends by entry points of this group: name = "module:Class"."""
@@ -146,7 +147,12 @@ class SimilarityModelFactory:
             return (Finding("backend", error.detail),)
         if backend.check is not None:
             check: Callable[[ModelSpec], Sequence[Finding]] = import_from_string(backend.check)
-            return tuple(check(spec))
+            if not is_address(spec.pretrained):
+                return tuple(check(spec))
+            found = _check_address(spec)
+            # A backend knows paths alone, and says of this one that it is not here.
+            others = (f for f in check(spec) if f.field != "pretrained" or f.fault)
+            return (*found, *others)
         module = backend.model.partition(":")[0]
         if not _is_there(module):
             return (
@@ -240,6 +246,24 @@ def _model_class(text: str) -> type[SimilarityModel]:
 
 def _entry_points() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _check_address(spec: ModelSpec) -> list[Finding]:
+    try:
+        address = parse_address(spec.pretrained or "")
+    except ValueError as error:
+        return [Finding("pretrained", str(error))]
+    findings = []
+    if spec.sha256 is None:
+        message = (
+            f"the revision stands for the address {address.text} and not for what is behind it; "
+            "name its sha256, which `serve-app models pull` prints"
+        )
+        findings.append(Finding("sha256", message, fault=False))
+    if address.missing_driver is not None:
+        message = f"replicas need a package that is not on this machine: {address.missing_driver}"
+        findings.append(Finding("pretrained", message, fault=False))
+    return findings
 
 
 def _is_there(module: str) -> bool:

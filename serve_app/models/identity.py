@@ -14,9 +14,10 @@ from serve_app.config.checkpoints import is_path, weights_file
 from serve_app.config.spec import ModelSpec
 from serve_app.errors import ModelLoadError
 from serve_app.models.factory import SimilarityModelFactory
-from serve_app.models.fingerprint import verify_sha256
 from serve_app.models.registry import revision_of
 from serve_app.models.snapshot import ResolvedModel
+from serve_app.weights.address import is_address
+from serve_app.weights.checksums import verify_sha256
 
 UNIDENTIFIED = (
     "its weights were not there when the configuration was read, so its revision stands for their "
@@ -38,6 +39,9 @@ def check_identity(resolved: ResolvedModel, factory: SimilarityModelFactory) -> 
         ModelLoadError: They are others than those that were declared, or cannot be read.
     """
     spec = resolved.spec
+    if is_address(spec.pretrained):
+        # Its checksum is looked at when it is fetched.
+        return None if spec.sha256 is not None else UNIDENTIFIED
     place = spec.pretrained or spec.architecture
     weights = weights_file(place) if place else None
     if weights is None and (_is_absent(spec.pretrained) or not _is_here(spec.architecture)):

@@ -18,7 +18,6 @@ from serve_app.config.checkpoints import weights_file
 from serve_app.errors import ModelLoadError
 from serve_app.inputs.preprocess import ImagePreprocess
 from serve_app.models.base import Capabilities
-from serve_app.models.fingerprint import verify_sha256
 from serve_app.models.preference_spec import base_of, published_file
 from serve_app.models.state_dicts import StateDict, check_fit, open_state_dict
 from serve_app.models.torch_pairs import LoadedPairs, TorchPairScorer
@@ -26,6 +25,7 @@ from serve_app.models.torch_pixels import PixelNormaliser
 from serve_app.models.torch_runtime import DTYPES, memory_bytes, parameter_count, resolve_device
 from serve_app.models.transformers_loading import Checkpoint, transformers
 from serve_app.models.transformers_text import TransformersTokens
+from serve_app.weights.checksums import verify_sha256
 
 CONTEXT = 35
 """Tokens of a prompt that it was trained with, of the 512 that the text part could read."""

@@ -14,7 +14,6 @@ import torch
 
 from serve_app.config.spec import ModelSpec
 from serve_app.errors import ModelLoadError
-from serve_app.models.fingerprint import verify_sha256
 from serve_app.models.open_clip_architecture import image_preprocess, resolve_architecture
 from serve_app.models.open_clip_build import build_model
 from serve_app.models.open_clip_tokens import TextTokenizer, make_tokenizer
@@ -23,6 +22,7 @@ from serve_app.models.open_clip_weights import locate_weights
 from serve_app.models.torch_dual import LoadedDual, TorchDualEncoder
 from serve_app.models.torch_pixels import PixelNormaliser
 from serve_app.models.torch_runtime import DTYPES, memory_bytes, parameter_count, resolve_device
+from serve_app.weights.checksums import verify_sha256
 
 OPTIONS = ("quick_gelu",)
 

@@ -16,8 +16,8 @@ from serve_app.config.checkpoints import CONFIG_NAME, WEIGHT_SUFFIXES, is_path, 
 from serve_app.config.faults import suggestion, unknown_key
 from serve_app.config.spec import ModelSpec
 from serve_app.models.findings import Finding
-from serve_app.models.fingerprint import file_sha256, files_sha256
 from serve_app.scoring.metrics import METRICS
+from serve_app.weights.checksums import file_sha256, files_sha256
 
 RANDOM = "random"
 OPTIONS = ("quick_gelu",)

@@ -16,8 +16,8 @@ from serve_app.config.spec import ModelSpec, PreprocessOverride
 from serve_app.errors import ModelLoadError
 from serve_app.models import open_clip_spec, transformers_checkpoint
 from serve_app.models.findings import Finding
-from serve_app.models.fingerprint import file_sha256, files_sha256
 from serve_app.models.transformers_checkpoint import check_options, local_folder
+from serve_app.weights.checksums import file_sha256, files_sha256
 
 
 @dataclass(frozen=True, slots=True)

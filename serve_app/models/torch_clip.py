@@ -16,7 +16,6 @@ from serve_app.config.checkpoints import weights_file
 from serve_app.errors import ModelLoadError
 from serve_app.inputs.preprocess import ImagePreprocess
 from serve_app.models.byte_pairs import BytePairs
-from serve_app.models.fingerprint import verify_sha256
 from serve_app.models.state_dicts import StateDict, check_fit, open_state_dict
 from serve_app.models.torch_clip_network import KEPT_IN_FULL, Clip, quick_gelu
 from serve_app.models.torch_clip_shape import shape_of
@@ -30,6 +29,7 @@ from serve_app.models.torch_runtime import (
     parameter_count,
     resolve_device,
 )
+from serve_app.weights.checksums import verify_sha256
 
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's archives have among the tensors."""

@@ -13,8 +13,8 @@ from serve_app.config.faults import located_messages, suggestion
 from serve_app.config.spec import ModelSpec, Strict
 from serve_app.models.byte_pairs import default_vocabulary
 from serve_app.models.findings import Finding
-from serve_app.models.fingerprint import file_sha256
 from serve_app.scoring.metrics import METRICS
+from serve_app.weights.checksums import file_sha256
 
 
 class TorchClipOptions(Strict):

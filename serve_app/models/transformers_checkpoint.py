@@ -16,7 +16,8 @@ from serve_app.config.checkpoints import WEIGHT_SUFFIXES, weights_file
 from serve_app.config.faults import unknown_key
 from serve_app.config.spec import ModelSpec
 from serve_app.models.findings import Finding
-from serve_app.models.fingerprint import file_sha256, files_sha256
+from serve_app.weights.address import is_address
+from serve_app.weights.checksums import file_sha256, files_sha256
 
 INSTALL = "pip install 'serve-app[transformers]'"
 
@@ -26,9 +27,12 @@ _PARTS = (*WEIGHT_SUFFIXES, ".json", ".txt", ".model")
 
 
 def local_folder(pretrained: str) -> Path | None:
-    """The folder that a `pretrained` means, here or not; None for an id of the hub."""
+    """The folder that a `pretrained` means, here or not; None for an id of the hub.
+
+    One at an address is none that is here, and no id either.
+    """
     path = Path(pretrained).expanduser()
-    looks_local = pretrained.startswith((".", "/", "~")) or path.is_dir()
+    looks_local = pretrained.startswith((".", "/", "~")) or is_address(pretrained) or path.is_dir()
     return path if looks_local else None
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from serve_app.config.checkpoints import weights_file
 from serve_app.config.spec import ModelSpec
 from serve_app.errors import MissingExtraError, ModelLoadError
-from serve_app.models.fingerprint import verify_sha256
 from serve_app.models.transformers_checkpoint import INSTALL, local_folder
+from serve_app.weights.checksums import verify_sha256
 
 try:
     import transformers

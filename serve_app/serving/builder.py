@@ -72,6 +72,7 @@ def build_application(
             # What the replica admits must find room: an image and two texts (clipscore) a pair.
             3 * pool.max_ongoing_requests * args.limits.max_pairs,
             args.log_level,
+            configuration.cache,
         )
         for pool in args.pools
     }

@@ -12,6 +12,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config.args import PoolArgs
+from serve_app.config.declaration import CacheSettings
 from serve_app.control.members import Member, MemberReport, ModelReport
 from serve_app.control.snapshot import ServingSnapshot
 from serve_app.engine.local import LocalExecutor, build_local_executor
@@ -22,6 +23,7 @@ from serve_app.models.snapshot import ResolvedModel
 from serve_app.serving.control_link import RayControlLink
 from serve_app.serving.follower import Follower
 from serve_app.serving.logs import log_to_serve
+from serve_app.weights.cache import cache_of
 
 logger = logging.getLogger("serve_app.serving")
 
@@ -40,6 +42,7 @@ class PoolReplica:
         control: Handle of the control plane.
         max_waiting: Most images and texts that wait for one model.
         log_level: Level of the application's log.
+        cache: Where weights from other machines are kept on this node.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
@@ -48,6 +51,7 @@ class PoolReplica:
         control: DeploymentHandle[Any],
         max_waiting: int,
         log_level: str,
+        cache: CacheSettings,
     ) -> None:
         log_to_serve(log_level)
         self._pool = pool.name
@@ -58,6 +62,7 @@ class PoolReplica:
             memory_bytes=pool.memory_bytes,
             idle_ttl_s=pool.idle_ttl_s,
             max_waiting=max_waiting,
+            cache=cache_of(cache),
             on_loading=self._announce,
             on_unloaded=self._retract,
         )

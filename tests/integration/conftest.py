@@ -64,11 +64,12 @@ def deploy(serve_address: str) -> Iterator[Deploy]:
         args: Mapping[str, Any] | None = None,
         models: Mapping[str, Any] | None = None,
         routing: Mapping[str, Any] | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> Running:
         name = next(_names)
         app_args = AppArgs.model_validate(dict(args or {"pools": [{"gpus": 0}]}))
         placements = {pool.name: pool_placement(pool, has_gpu=False) for pool in app_args.pools}
-        environment = {}
+        environment = dict(variables or {})
         if models is not None:
             environment["SIMILARITY_MODELS"] = yaml.safe_dump(dict(models), sort_keys=False)
         if routing is not None:

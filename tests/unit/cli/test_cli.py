@@ -353,7 +353,9 @@ def test_a_missing_file_to_check() -> None:
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"serve-app {__version__}\n"
     commands = [command.callback.__name__ for command in app.registered_commands]
-    assert {"serve", "score", "models", "check_config"} <= set(commands)
+    assert {"serve", "score", "check_config"} <= set(commands)
+    for words in (["models"], ["models", "pull"], ["models", "verify"], ["models", "warm"]):
+        assert "--json" in run(*words, "--help").stdout
     for command in app.registered_commands:
         result = run((command.name or command.callback.__name__).replace("_", "-"), "--help")
         assert result.exit_code == 0

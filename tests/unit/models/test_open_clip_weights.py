@@ -5,9 +5,9 @@ import pytest
 
 from serve_app.config.spec import ModelSpec
 from serve_app.errors import ModelLoadError
-from serve_app.models.fingerprint import verify_sha256
 from serve_app.models.open_clip_architecture import Architecture, resolve_architecture
 from serve_app.models.open_clip_weights import Weights, locate_weights
+from serve_app.weights.checksums import verify_sha256
 
 BUILTIN = resolve_architecture("ViT-B-32")
 

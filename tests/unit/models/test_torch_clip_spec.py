@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from serve_app.config.spec import ModelSpec
-from serve_app.models.fingerprint import file_sha256
 from serve_app.models.torch_clip_spec import check, fingerprint
+from serve_app.weights.checksums import file_sha256
 
 
 def spec(**fields: Any) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""SHA-256 of files, remembered while a file stays the same; knows no backend."""
+"""SHA-256 of files, remembered while a file stays the same; knows no source and no cache."""
 
 from __future__ import annotations
 
