@@ -32,6 +32,7 @@ ServeAppError
 │   │   ├── MissingExtraError
 │   │   └── ParityError
 │   ├── ModelReplacedError
+│   ├── ModelUnavailableError
 │   └── ModelFailedError
 └── ServiceError                 the service cannot answer now
     ├── OverloadedError
@@ -301,6 +302,14 @@ class ModelReplacedError(ModelError):
     code = "model_replaced"
     status_code = 503
     title = "Model was replaced"
+
+
+class ModelUnavailableError(ModelError):
+    """What the model computes with is elsewhere, and cannot be reached or asked now."""
+
+    code = "model_unavailable"
+    status_code = 503
+    title = "Model is not available"
 
 
 class ModelFailedError(ModelError):

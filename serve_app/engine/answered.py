@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve_app.engine.routes import Routed
-from serve_app.errors import ModelFailedError, ServeAppError, UnexpectedError
+from serve_app.errors import ModelFailedError, ModelUnavailableError, ServeAppError, UnexpectedError
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
 
 OK = "ok"
 """The code of a request that was answered."""
 
-_OUR_FAULTS = (ModelFailedError.code, UnexpectedError.code)
+_OUR_FAULTS = (ModelFailedError.code, ModelUnavailableError.code, UnexpectedError.code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from serve_app.engine.permit import DevicePermit
 from serve_app.engine.pool import Listener, ModelPool, ModelState, PoolListeners
 from serve_app.engine.work import EmbedOutcome, EmbedWork, ScoreOutcome, ScoreWork
 from serve_app.errors import (
+    ModelUnavailableError,
     OverloadedError,
     UnknownMetricError,
     UnsupportedOperationError,
@@ -95,6 +96,7 @@ class LocalExecutor:
                 )
             batch = await self._batcher(loaded).submit({IMAGE: work.images, TEXT: work.texts})
         images, texts = batch.results[IMAGE], batch.results[TEXT]
+        _check_available((*images, *texts))
         return EmbedOutcome(
             images=_rows(images, dimension),
             texts=_rows([t if isinstance(t, ItemFault) else t.embedding for t in texts], dimension),
@@ -154,6 +156,7 @@ class LocalExecutor:
         variants = list(dict.fromkeys(prefix + text for prefix in prefixes for text in work.texts))
         batch = await self._batcher(loaded).submit({IMAGE: work.images, TEXT: variants})
         images: list[Any] = batch.results[IMAGE]
+        _check_available((*images, *batch.results[TEXT]))
         texts: dict[str, Any] = dict(zip(variants, batch.results[TEXT], strict=True))
         scores = tuple(
             pair_scores(model, images[image], work.texts[text], texts, work.metrics)
@@ -169,6 +172,7 @@ class LocalExecutor:
         pairs = [(work.images[image], work.texts[text]) for image, text in work.pairs]
         batch = await self._batcher(loaded).submit({PAIR: pairs})
         found: list[ScoredPair | ItemFault] = batch.results[PAIR]
+        _check_available(found)
         tokens = [0] * len(work.texts)
         for (_, text), pair in zip(work.pairs, found, strict=True):
             if isinstance(pair, ScoredPair):
@@ -233,6 +237,13 @@ def _check_metrics(info: ModelInfo, metrics: Sequence[str]) -> None:
         raise UnknownMetricError(
             f"{info.id} has no metric {', '.join(map(repr, unknown))}; it has {', '.join(known)}."
         )
+
+
+def _check_available(results: Sequence[Any]) -> None:
+    """Raises `ModelUnavailableError` where no item has a result because of that."""
+    codes = {item.code if isinstance(item, ItemFault) else None for item in results}
+    if codes == {ModelUnavailableError.code}:
+        raise ModelUnavailableError(results[0].detail)
 
 
 def _tokens(text: EncodedText | ItemFault) -> int:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from serve_app.errors import ItemError, ModelFailedError
+from serve_app.errors import ItemError, ModelFailedError, ModelUnavailableError
 from serve_app.types import ItemFault
 
 logger = logging.getLogger("serve_app.engine")
@@ -25,7 +25,9 @@ def run_poison_proof(compute: Compute, items: Sequence[Any]) -> list[Any]:
         items: The batch.
 
     Returns:
-        Per item, in order, its result, or an `ItemFault` where it failed alone.
+        Per item, in order, its result, or an `ItemFault` where it failed alone. Where the model
+        as a whole is not available, no item is to blame, and asking for each would only add load:
+        all have that fault.
     """
     if not items:
         return []
@@ -34,6 +36,8 @@ def run_poison_proof(compute: Compute, items: Sequence[Any]) -> list[Any]:
         if len(results) != len(items):
             raise ModelFailedError(f"the model gave {len(results)} results for {len(items)} items")
         return results
+    except ModelUnavailableError as error:
+        return [ItemFault(error.code, error.detail)] * len(items)
     except (Exception, SystemExit) as error:  # a library's exit() must not end the replica
         if len(items) == 1:
             logger.warning("model failed on one item", exc_info=True)

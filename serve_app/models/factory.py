@@ -89,6 +89,14 @@ BUILT_IN: Mapping[str, Backend] = {
         fingerprint="serve_app.models.preference_spec:fingerprint",
         prefetch="serve_app.models.preference_spec:prefetch",
     ),
+    "remote": Backend(
+        presets={
+            "service": "serve_app.models.remote_service:RemoteServiceModel",
+            "embeddings": "serve_app.models.remote_embeddings:RemoteEmbeddingsModel",
+        },
+        check="serve_app.models.remote_spec:check",
+        fingerprint="serve_app.models.remote_spec:fingerprint",
+    ),
     "transformers": Backend(
         model="serve_app.models.transformers_dual:TransformersModel",
         check="serve_app.models.transformers_spec:check",

@@ -141,7 +141,8 @@ from serve_app.config.spec import ModelSpec
 from serve_app.errors import ServeAppError
 from serve_app.models.base import Placement
 from serve_app.models.factory import SimilarityModelFactory
-spec = ModelSpec(backend={backend!r}, pretrained={pretrained!r})
+kind = "service" if {backend!r} == "remote" else None
+spec = ModelSpec(backend={backend!r}, architecture=kind, pretrained={pretrained!r})
 try:
     SimilarityModelFactory().create(spec, Placement("cpu", "fp32", 1)).load()
 except ServeAppError as error:
@@ -151,7 +152,11 @@ except ServeAppError as error:
 
 @pytest.mark.parametrize(
     ("backend", "package", "extra"),
-    [("transformers", "transformers", "transformers"), ("itm", "transformers", "transformers")],
+    [
+        ("transformers", "transformers", "transformers"),
+        ("itm", "transformers", "transformers"),
+        ("remote", "pybreaker", "remote"),
+    ],
 )
 def test_a_missing_extra_is_told_with_the_command_that_installs_it(
     backend: str, package: str, extra: str
