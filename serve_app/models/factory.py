@@ -77,6 +77,7 @@ BUILT_IN: Mapping[str, Backend] = {
         model="serve_app.models.itm:ItmModel",
         check="serve_app.models.itm_spec:check",
         fingerprint="serve_app.models.itm_spec:fingerprint",
+        prefetch="serve_app.models.itm_spec:prefetch",
     ),
     "preference": Backend(
         presets={
@@ -101,6 +102,7 @@ BUILT_IN: Mapping[str, Backend] = {
         model="serve_app.models.transformers_dual:TransformersModel",
         check="serve_app.models.transformers_spec:check",
         fingerprint="serve_app.models.transformers_spec:fingerprint",
+        prefetch="serve_app.models.transformers_spec:prefetch",
     ),
 }
 """Backends that come with the package."""

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from serve_app.config.faults import suggestion
 from serve_app.config.spec import ModelSpec
 from serve_app.models.findings import Finding
-from serve_app.models.transformers_checkpoint import check_checkpoint, check_options, fingerprint
+from serve_app.models.transformers_checkpoint import (
+    check_checkpoint,
+    check_options,
+    fingerprint,
+    prefetch,
+)
 
-__all__ = ["check", "fingerprint", "metrics_of"]
+__all__ = ["check", "fingerprint", "metrics_of", "prefetch"]
 
 OPTIONS = ("revision", "itc")
 DEFAULT_METRICS = ("itm",)

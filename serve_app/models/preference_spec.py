@@ -175,7 +175,9 @@ def prefetch(spec: ModelSpec) -> None:
     Raises:
         ModelLoadError: They cannot be downloaded.
     """
-    if spec.pretrained is None and preset_of(spec).file is not None:
+    if spec.architecture == "pickscore":
+        transformers_checkpoint.prefetch(pickscore_spec(spec))
+    elif spec.pretrained is None:
         published_file(spec)
 
 

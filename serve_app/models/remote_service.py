@@ -124,6 +124,8 @@ class RemoteServiceModel(RemoteModel):
         remote, state = self.remote, self._loaded
         images = list({id(image): image for image, _ in pairs}.values())
         texts = list(dict.fromkeys(text for _, text in pairs))
+        if len(self._tokens) + len(texts) > _MOST_REMEMBERED:
+            self._tokens.clear()
         rows = {id(image): row for row, image in enumerate(images)}
         uris = [data_uri(image) for image in images]
         body: dict[str, Any] = {"model": state.asked, "metrics": list(state.capabilities.metrics)}
@@ -160,8 +162,6 @@ class RemoteServiceModel(RemoteModel):
                 raise item_error(fault)
             # It stands alone after the batch was split; its neighbours are not to blame.
             raise ModelFailedError(f"one pair failed there ({fault['code']})")
-        if len(self._tokens) >= _MOST_REMEMBERED:
-            self._tokens.clear()
         self._tokens[text] = max(
             (int(warning.get("tokens") or 0) for warning in result.get("warnings") or ()),
             default=0,

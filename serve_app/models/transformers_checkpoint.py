@@ -15,6 +15,7 @@ from typing import Any
 from serve_app.config.checkpoints import WEIGHT_SUFFIXES, weights_file
 from serve_app.config.faults import unknown_key
 from serve_app.config.spec import ModelSpec
+from serve_app.errors import ModelLoadError
 from serve_app.models.findings import Finding
 from serve_app.weights.address import is_address
 from serve_app.weights.checksums import file_sha256, files_sha256
@@ -51,6 +52,37 @@ def fingerprint(spec: ModelSpec) -> Mapping[str, Any]:
         return {"weights": unread if spec.sha256 is None else {**unread, "sha256": spec.sha256}}
     files = [path for path in folder.iterdir() if path.is_file() and path.suffix in _PARTS]
     return {"weights": {"sha256": files_sha256(folder, files)}}
+
+
+def prefetch(spec: ModelSpec) -> None:
+    """Downloads a checkpoint of the hub, unless it is in the cache; folders are as they are.
+
+    Raises:
+        ModelLoadError: It is not in the cache, and there is no way to the hub.
+    """
+    if spec.pretrained is None or local_folder(spec.pretrained) is not None:
+        return
+    from huggingface_hub import HfApi, snapshot_download
+
+    revision = spec.options.get("revision")
+    try:
+        files = HfApi().list_repo_files(spec.pretrained, revision=revision)
+        # One form of the weights is enough, and pickles are not the one that is preferred.
+        weights = [name for name in files if name.endswith(WEIGHT_SUFFIXES) and "/" not in name]
+        preferred = [name for name in weights if name.endswith(".safetensors")] or weights
+        parts = [name for name in files if name.endswith(_PARTS) and name not in weights]
+        snapshot_download(spec.pretrained, revision=revision, allow_patterns=[*preferred, *parts])
+    except Exception as error:  # network, hub and disk: the cause is chained and its text shown
+        try:
+            snapshot_download(spec.pretrained, revision=revision, local_files_only=True)
+        except Exception:
+            first = (str(error).strip().splitlines() or [""])[0][:300]
+            raise ModelLoadError(
+                f"{spec.pretrained} could not be downloaded from the hub "
+                f"({type(error).__name__}: {first}). Connect to the network, accept the model's "
+                "terms and set HF_TOKEN where it is gated; or bring the cache folder of a machine "
+                "that has it and point HF_HOME to it."
+            ) from error
 
 
 def check_options(spec: ModelSpec, known: Sequence[str]) -> list[Finding]:

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 
 from serve_app.config.spec import ModelSpec
 from serve_app.models.findings import Finding
-from serve_app.models.transformers_checkpoint import check_checkpoint, check_options, fingerprint
+from serve_app.models.transformers_checkpoint import (
+    check_checkpoint,
+    check_options,
+    fingerprint,
+    prefetch,
+)
 from serve_app.scoring.metrics import METRICS
 
-__all__ = ["check", "fingerprint"]
+__all__ = ["check", "fingerprint", "prefetch"]
 
 OPTIONS = ("revision", "max_patches")
 

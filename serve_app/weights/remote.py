@@ -26,6 +26,9 @@ _BESIDE = (".json", ".txt", ".model", ".jinja")
 """What a checkpoint's folder has besides weights: configuration, vocabulary, templates."""
 
 _TRIES = 4
+_SILENT_S = 60.0
+"""Seconds without a byte after which a connection counts as broken."""
+
 _STAMPS = ("ETag", "etag", "LastModified", "updated", "md5Hash", "generation", "Content-MD5")
 
 
@@ -152,7 +155,14 @@ def _system(address: Address) -> tuple[Any, str]:
     missing = address.missing_driver
     if missing is not None:
         raise MissingExtraError(f"{address.text} needs a package that is not here. Run: {missing}")
-    system, path = fsspec.core.url_to_fs(address.text, use_listings_cache=False)
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if address.scheme in ("http", "https"):
+        import aiohttp
+
+        # Its own bound is five minutes for the whole file; what matters is that bytes come.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENT_S, sock_read=_SILENT_S)
+        options["client_kwargs"] = {"timeout": timeout}
+    system, path = fsspec.core.url_to_fs(address.text, **options)
     return system, str(path)
 
 

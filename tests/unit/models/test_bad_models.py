@@ -167,6 +167,36 @@ def test_a_missing_extra_is_told_with_the_command_that_installs_it(
     assert f"pip install 'serve-app[{extra}]'" in told
 
 
+_PULL = """
+from serve_app.config.spec import ModelSpec
+from serve_app.errors import ServeAppError
+from serve_app.models.factory import SimilarityModelFactory
+try:
+    SimilarityModelFactory().prefetch(ModelSpec(backend={backend!r}, {fields}))
+except ServeAppError as error:
+    print(error.code, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "fields", "name"),
+    [
+        ("transformers", "pretrained='owner/gated-model'", "owner/gated-model"),
+        ("itm", "pretrained='owner/gated-model'", "owner/gated-model"),
+        ("preference", "architecture='pickscore'", "PickScore"),
+        ("preference", "architecture='hpsv2'", "HPS_v2_compressed.pt"),
+    ],
+)
+def test_what_cannot_be_downloaded_is_told(
+    backend: str, fields: str, name: str, tmp_path: Path
+) -> None:
+    program = _PULL.format(backend=backend, fields=fields)
+    told = _run(program, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert told.startswith("model_load_failed ")
+    for word in (name, "network", "HF_HOME"):
+        assert word in told
+
+
 def test_a_gated_model_without_network_is_told(tmp_path: Path) -> None:
     program = _LOAD.format(backend="transformers", pretrained="owner/gated-model")
     told = _run(program, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
