@@ -20,6 +20,8 @@ ServeAppError
 │   ├── ImageEmptyError
 │   ├── ImageEncodingError
 │   ├── ImageUrlDisabledError
+│   ├── ImageUrlRefusedError
+│   ├── ImageUrlUnreachableError
 │   ├── ImagePathRefusedError
 │   ├── TextEmptyError
 │   ├── TextInvalidError
@@ -224,6 +226,18 @@ class ImageUrlDisabledError(ItemError):
     """The image is a URL, and the service does not fetch URLs."""
 
     code = "image_url_disabled"
+
+
+class ImageUrlRefusedError(ItemError):
+    """The image is a URL that may not be fetched."""
+
+    code = "image_url_refused"
+
+
+class ImageUrlUnreachableError(ItemError):
+    """The image is a URL behind which no image was found."""
+
+    code = "image_url_unreachable"
 
 
 class ImagePathRefusedError(ItemError):

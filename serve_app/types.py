@@ -21,6 +21,16 @@ class ItemFault:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """An image that the service is to fetch, if it does such a thing.
+
+    Not part of a representation: a URL may hold a signature.
+    """
+
+    url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ItemWarning:
     """Something a caller should know about a score that was given all the same.
 
@@ -47,7 +57,8 @@ class ScoreRequest:
     """A request to score pairs, in any transport.
 
     Attributes:
-        images: Encoded image files (JPEG, PNG, ...), or the fault of one that could not be read.
+        images: Encoded image files (JPEG, PNG, ...), where they can be fetched, or the fault of one
+            that could not be read.
         texts: The texts.
         pairs: `(image index, text index)` of each pair; None means every combination, row-major
             by image.
@@ -60,7 +71,7 @@ class ScoreRequest:
             They may hold secrets, so they are never shown.
     """
 
-    images: tuple[bytes | ItemFault, ...]
+    images: tuple[bytes | ImageUrl | ItemFault, ...]
     texts: tuple[str, ...]
     pairs: tuple[tuple[int, int], ...] | None = None
     model: str | None = None
@@ -115,12 +126,12 @@ class ScoreResponse:
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """A request for embeddings: each input is a text, an encoded image, or an image's fault.
+    """A request for embeddings: each input is a text, an image as in `ScoreRequest`, or a fault.
 
     The other fields are as in `ScoreRequest`.
     """
 
-    inputs: tuple[str | bytes | ItemFault, ...]
+    inputs: tuple[str | bytes | ImageUrl | ItemFault, ...]
     model: str | None = None
     on_truncate: OnTruncate = "warn"
     request_id: str | None = None

@@ -27,6 +27,7 @@ from serve_app.types import (
     EmbedResponse,
     EmbedResult,
     ExperimentArm,
+    ImageUrl,
     ItemFault,
     ItemWarning,
     PairResult,
@@ -279,7 +280,9 @@ def _identity(request_id: str | None) -> dict[str, str]:
     return {} if request_id is None else {"x-request-id": request_id}
 
 
-def _bytes(image: bytes | ItemFault) -> bytes:
+def _bytes(image: bytes | ImageUrl | ItemFault) -> bytes:
+    if isinstance(image, ImageUrl):
+        raise TypeError("URLs of images are for handles and for JSON; send the image's bytes")
     if isinstance(image, ItemFault):
         raise error_from_code(image.code, image.detail)
     return image

@@ -91,6 +91,7 @@ class Configuration:
         state_url: Where overrides and history are kept; None: nothing outlives the process.
         admin_token: What operators have to show; None: there is nothing to operate.
         cache: Where weights from other machines are kept on each node.
+        fetch_hosts: Hosts that images are fetched from, empty for any; None: none are fetched.
     """
 
     models: SpecSource | Document
@@ -98,6 +99,7 @@ class Configuration:
     state_url: str | None = None
     admin_token: str | None = field(default=None, repr=False)
     cache: CacheSettings = CacheSettings()
+    fetch_hosts: tuple[str, ...] | None = None
 
 
 def configuration_from_environment(environ: Mapping[str, str] | None = None) -> Configuration:
@@ -119,6 +121,7 @@ def configuration_from_environment(environ: Mapping[str, str] | None = None) -> 
         state_url,
         settings.admin_token,
         cache_from_environment(environ),
+        settings.fetch_hosts if settings.fetch_urls else None,
     )
 
 

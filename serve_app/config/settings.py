@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,11 +19,14 @@ ROUTING = "SIMILARITY_ROUTING"
 ROUTING_FILE = "SIMILARITY_ROUTING_FILE"
 STATE_URL = "SIMILARITY_STATE_URL"
 STATE_SCHEME = "sqlite:///"
+FETCH_URLS = "SIMILARITY_FETCH_URLS"
+FETCH_HOSTS = "SIMILARITY_FETCH_HOSTS"
 CACHE_DIR = "SIMILARITY_CACHE_DIR"
 CACHE_BYTES = "SIMILARITY_CACHE_BYTES"
 ADMIN_TOKEN = "SIMILARITY_ADMIN_TOKEN"  # noqa: S105 - a name, not the token
 
 _SHORTEST_TOKEN = 16
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _NO_FILES = ("", ":memory:")
 
 
@@ -55,6 +59,10 @@ SETTINGS: tuple[Setting, ...] = (
         STATE_URL,
         "Where overrides and history are kept: `sqlite:////absolute/path` or `sqlite:///path`.",
     ),
+    Setting(FETCH_URLS, "`true`: images may be `https` URLs, which the service fetches."),
+    Setting(
+        FETCH_HOSTS, "The only hosts that it fetches from: names, or `*.example.com`, by commas."
+    ),
     Setting(CACHE_DIR, "Where weights from https, s3 and gs are kept on each node."),
     Setting(CACHE_BYTES, "Most bytes of weights that are kept there; what is used least goes."),
 )
@@ -74,6 +82,8 @@ class Settings:
         routing_file: `SIMILARITY_ROUTING_FILE`; None where it is not set.
         admin_token: `SIMILARITY_ADMIN_TOKEN`; None where it is not set.
         state_url: `SIMILARITY_STATE_URL`; None where it is not set.
+        fetch_urls: Whether `SIMILARITY_FETCH_URLS` is `true`.
+        fetch_hosts: Those of `SIMILARITY_FETCH_HOSTS`; empty: any.
         cache_dir: `SIMILARITY_CACHE_DIR`; None where it is not set.
         cache_bytes: `SIMILARITY_CACHE_BYTES`; None where it is not set, or no number.
         faults: Unknown variables, and variables that exclude each other.
@@ -87,6 +97,8 @@ class Settings:
     routing_file: str | None = None
     admin_token: str | None = field(default=None, repr=False)
     state_url: str | None = None
+    fetch_urls: bool = False
+    fetch_hosts: tuple[str, ...] = ()
     cache_dir: str | None = None
     cache_bytes: int | None = None
     faults: tuple[Fault, ...] = ()
@@ -143,6 +155,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     if CACHE_BYTES in ours and cache_bytes is None:
         message = f"must be a number of bytes above 0, not {ours[CACHE_BYTES]!r}"
         faults.append(Fault(CACHE_BYTES, message))
+    faults.extend(_fetching_faults(ours.get(FETCH_URLS), ours.get(FETCH_HOSTS)))
     return Settings(
         models=ours.get(MODELS),
         models_file=ours.get(MODELS_FILE),
@@ -152,10 +165,29 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         routing_file=ours.get(ROUTING_FILE),
         admin_token=ours.get(ADMIN_TOKEN),
         state_url=ours.get(STATE_URL),
+        fetch_urls=ours.get(FETCH_URLS) == "true",
+        fetch_hosts=_hosts(ours.get(FETCH_HOSTS, "")),
         cache_dir=ours.get(CACHE_DIR) or None,
         cache_bytes=cache_bytes,
         faults=tuple(faults),
     )
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    return tuple(host.strip() for host in text.split(",") if host.strip())
+
+
+def _fetching_faults(urls: str | None, hosts: str | None) -> list[Fault]:
+    faults = []
+    if urls not in (None, "true", "false"):
+        faults.append(Fault(FETCH_URLS, f"must be true or false, not {urls!r}"))
+    wrong = [host for host in _hosts(hosts or "") if not _HOST.fullmatch(host)]
+    if wrong:
+        message = f"has what is no name of a host: {', '.join(map(repr, wrong))}"
+        faults.append(Fault(FETCH_HOSTS, message))
+    if hosts is not None and urls != "true":
+        faults.append(Fault(FETCH_HOSTS, f"has no effect without {FETCH_URLS}=true"))
+    return faults
 
 
 def _bytes(text: str | None) -> int | None:

@@ -21,7 +21,7 @@ from serve_app.inputs.decode import DecodeLimits, decode_image
 from serve_app.inputs.source import check_text, parse_image_string
 from serve_app.models.base import DualEncoder, Pixels, Scores, SimilarityModel
 from serve_app.scoring.metrics import METRICS
-from serve_app.types import ItemFault
+from serve_app.types import ImageUrl, ItemFault
 
 UNCHECKED = "no golden pairs: nothing checked its scores"
 """What is told of a model whose spec has none."""
@@ -189,6 +189,8 @@ def _read(image: str, max_bytes: int) -> bytes:
     data = parse_image_string(image, max_bytes)
     if isinstance(data, ItemFault):
         raise ItemError(data.detail)
+    if isinstance(data, ImageUrl):
+        raise ItemError("Golden images are not fetched; give a path or a data URI.")
     return data
 
 

@@ -23,6 +23,7 @@ from serve_app.engine.answered import (
     outcome_of_response,
 )
 from serve_app.engine.answers import embeddings_of, ranked, results_of
+from serve_app.engine.fetching import Fetch, UrlImages, encoded
 from serve_app.engine.infos import ModelInfos
 from serve_app.engine.planning import (
     Distinct,
@@ -69,6 +70,7 @@ class ScoringPipeline:
         executor: Runs the models.
         limits: Bounds on what one caller may ask.
         decode_threads: Threads that decode images.
+        fetch: Fetches an image by its URL; None: URLs are faults.
         on_answered: Is told of every request that reached a model and was not given up by its
             caller; quick, and never raises.
     """
@@ -80,8 +82,11 @@ class ScoringPipeline:
         limits: Limits,
         decode_threads: int = 2,
         on_answered: Listener | None = None,
+        *,
+        fetch: Fetch | None = None,
     ) -> None:
         self.in_flight = 0
+        self._urls = UrlImages(fetch, limits)
         self._on_answered = on_answered
         self._snapshot = snapshot
         self._updated = asyncio.Event()
@@ -167,7 +172,7 @@ class ScoringPipeline:
         timer.decoding()
         texts = self._distinct_texts({text: request.texts[text] for _, text in pairs})
         images = await self._distinct_images(
-            {image: request.images[image] for image, _ in pairs}, info.preprocess
+            {image: encoded(request.images[image]) for image, _ in pairs}, info.preprocess
         )
         timer.decoded()
         plan = plan_scores(model_id, metrics, pairs, images, texts)
@@ -203,7 +208,7 @@ class ScoringPipeline:
         inputs = dict(enumerate(request.inputs))
         texts = self._distinct_texts({i: it for i, it in inputs.items() if isinstance(it, str)})
         images = await self._distinct_images(
-            {i: it for i, it in inputs.items() if not isinstance(it, str)}, info.preprocess
+            {i: encoded(it) for i, it in inputs.items() if not isinstance(it, str)}, info.preprocess
         )
         timer.decoded()
         plan = plan_embeddings(model_id, len(inputs), images, texts)
@@ -236,6 +241,8 @@ class ScoringPipeline:
         self.in_flight += 1
         try:
             async with self._deadline():
+                # Before it is routed: experiments can be sticky by an image.
+                request = await self._urls.fetched(request)
                 while True:
                     routed = await route_request(snapshot, request, request_id)
                     try:

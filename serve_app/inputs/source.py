@@ -15,14 +15,13 @@ from serve_app.errors import (
     ImageEncodingError,
     ImagePathRefusedError,
     ImageTooLargeError,
-    ImageUrlDisabledError,
     ItemError,
     TextEmptyError,
     TextInvalidError,
     TextTooLargeError,
 )
 from serve_app.inputs import formats
-from serve_app.types import ItemFault
+from serve_app.types import ImageUrl, ItemFault
 
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|www\.)", re.IGNORECASE)
 _FILE_URI = re.compile(r"file:", re.IGNORECASE)
@@ -46,7 +45,7 @@ def fault(error: ItemError) -> ItemFault:
     return ItemFault(error.code, error.detail)
 
 
-def parse_image_string(value: str, max_image_bytes: int) -> bytes | ItemFault:
+def parse_image_string(value: str, max_image_bytes: int) -> bytes | ImageUrl | ItemFault:
     """Takes the encoded image out of a string of a JSON request.
 
     Accepts a data URI (`data:image/png;base64,...`; the declared media type is ignored, the bytes
@@ -59,8 +58,8 @@ def parse_image_string(value: str, max_image_bytes: int) -> bytes | ItemFault:
         max_image_bytes: Most bytes of an encoded image.
 
     Returns:
-        The image file's bytes, at least one; or the fault, one of `image_empty`,
-        `image_encoding_invalid`, `image_url_disabled`, `image_path_refused`, `image_too_large`.
+        The image file's bytes, at least one; a URL, which nobody has looked at yet; or the fault,
+        one of `image_empty`, `image_encoding_invalid`, `image_path_refused`, `image_too_large`.
     """
     try:
         return _read(value.strip(), max_image_bytes)
@@ -97,7 +96,7 @@ def check_text(value: str, max_characters: int) -> ItemFault | None:
     return None
 
 
-def _read(text: str, max_image_bytes: int) -> bytes:
+def _read(text: str, max_image_bytes: int) -> bytes | ImageUrl:
     if not text:
         raise ImageEmptyError("The image string is empty.")
     if text[:5].lower() == "data:":
@@ -105,10 +104,7 @@ def _read(text: str, max_image_bytes: int) -> bytes:
     if _FILE_URI.match(text):
         raise _path_refused(text)
     if _URL.match(text):
-        raise ImageUrlDisabledError(
-            f"{_shown(text)} is a URL, and this service does not fetch URLs; send the image's "
-            "bytes as a data URI, base64 or multipart."
-        )
+        return ImageUrl(text)
     path_like = len(text) <= _LONGEST_PATH and _PATH.match(text) is not None
     try:
         data = _decode_base64(text.encode("ascii", "replace"), max_image_bytes)

@@ -27,6 +27,13 @@ _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _PARTS = (*WEIGHT_SUFFIXES, ".json", ".txt", ".model")
 
 
+_UNPINNED = Finding(
+    "options.revision",
+    "names no commit of the hub: scores may change by themselves when its owner changes something",
+    fault=False,
+)
+
+
 def local_folder(pretrained: str) -> Path | None:
     """The folder that a `pretrained` means, here or not; None for an id of the hub.
 
@@ -116,7 +123,7 @@ def _check_pretrained(spec: ModelSpec) -> list[Finding]:
     folder = local_folder(pretrained)
     if folder is None:
         if _HUB_ID.match(pretrained):
-            return []
+            return [] if spec.options.get("revision") else [_UNPINNED]
         message = f"{pretrained!r} is neither a folder nor an id of the hub (owner/name)"
         return [Finding("pretrained", message)]
     if not folder.exists():

@@ -21,10 +21,10 @@ from serve_app.errors import (
 )
 from serve_app.inputs.source import parse_image_string
 from serve_app.serving.schemas import EmbeddingsBody, RankBody, ScoreBody
-from serve_app.types import EmbedRequest, ItemFault, ScoreRequest
+from serve_app.types import EmbedRequest, ImageUrl, ItemFault, ScoreRequest
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
-Image = bytes | ItemFault
+Image = bytes | ImageUrl | ItemFault
 
 _SCALARS = ("model", "routing_key", "on_truncate")
 

@@ -90,7 +90,11 @@ def build_application(
     )
     token = configuration.admin_token
     application: Application = ingress.bind(
-        args, control, pools, None if token is None else token_digest(token)
+        args,
+        control,
+        pools,
+        None if token is None else token_digest(token),
+        configuration.fetch_hosts,
     )
     return application
 

@@ -14,6 +14,7 @@ from serve_app.control.members import Member
 from serve_app.control.snapshot import ServingSnapshot
 from serve_app.engine.experiment_counts import ExperimentCounts
 from serve_app.errors import NotReadyError
+from serve_app.inputs.fetch import fetcher
 from serve_app.models.snapshot import ResolvedModel
 from serve_app.serving.admin import add_admin
 from serve_app.serving.api import create_api
@@ -42,6 +43,7 @@ class Ingress(PipelineService):
         control: Handle of the control plane.
         pools: Pool name → handle of its deployment.
         admin_digest: Hash of the token that the admin routes ask for; None: there are none.
+        fetch_hosts: Hosts that images are fetched from, empty for any; None: none are fetched.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
@@ -50,6 +52,7 @@ class Ingress(PipelineService):
         control: DeploymentHandle[Any],
         pools: dict[str, DeploymentHandle[Any]],
         admin_digest: str | None = None,
+        fetch_hosts: tuple[str, ...] | None = None,
     ) -> None:
         log_to_serve(args.log_level)
         self._args = args
@@ -62,7 +65,12 @@ class Ingress(PipelineService):
         snapshot = await follower.join()
         self._ray_executor = RayExecutor(snapshot, pools)
         super().__init__(
-            snapshot, self._ray_executor, args.limits, args.ingress.decode_threads, RayMetrics()
+            snapshot,
+            self._ray_executor,
+            args.limits,
+            args.ingress.decode_threads,
+            RayMetrics(),
+            fetch=None if fetch_hosts is None else fetcher(fetch_hosts, args.limits).fetch,
         )
         follower.start()
 

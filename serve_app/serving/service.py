@@ -16,6 +16,7 @@ from serve_app.config.args import Limits
 from serve_app.config.faults import suggestion
 from serve_app.engine.answered import Answered
 from serve_app.engine.experiment_counts import ExperimentCounts, ShadowOutcome, summed
+from serve_app.engine.fetching import Fetch
 from serve_app.engine.pipeline import ScoringPipeline
 from serve_app.engine.routes import experiments_of
 from serve_app.engine.shadows import ShadowRunner
@@ -55,6 +56,7 @@ class PipelineService:
         limits: Bounds on what one request may ask.
         decode_threads: Threads that decode images.
         metrics: Where else requests are counted.
+        fetch: Fetches an image by its URL; None: URLs are faults.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class PipelineService:
         limits: Limits | None = None,
         decode_threads: int = 2,
         metrics: Metrics | None = None,
+        *,
+        fetch: Fetch | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._metrics = metrics
@@ -74,6 +78,7 @@ class PipelineService:
             limits or Limits(),
             decode_threads=decode_threads,
             on_answered=self._answered,
+            fetch=fetch,
         )
         self._shadows = ShadowRunner(
             self._pipeline.shadow, self._shadowed, lambda: self._pipeline.in_flight

@@ -77,6 +77,7 @@ class Engine:
         limits: Limits,
         models: tuple[ResolvedModel, ...],
         routing: Mapping[str, Any] | None = None,
+        fetch: Any = None,
         **options: Any,
     ) -> None:
         self.load = RecordingLoader()
@@ -86,7 +87,7 @@ class Engine:
             self.snapshot, load=self.load, **options
         )
         self.pipeline = ScoringPipeline(
-            self.snapshot, self.executor, limits, 2, self.answered.append
+            self.snapshot, self.executor, limits, 2, self.answered.append, fetch=fetch
         )
 
     def fake(self, name: str = "fake") -> FakeModel:

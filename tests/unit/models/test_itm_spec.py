@@ -22,7 +22,15 @@ def spec(folder: Path, **fields: Any) -> ModelSpec:
 def test_a_good_spec_has_no_findings(folder: Path) -> None:
     assert check(spec(folder)) == []
     assert check(spec(folder, options={"itc": True}, primary="itc")) == []
-    assert check(ModelSpec(backend="itm", pretrained="Salesforce/blip-itm-base-coco")) == []
+    hub = ModelSpec(
+        backend="itm", pretrained="Salesforce/blip-itm-base-coco", options={"revision": "7eaa90c"}
+    )
+    assert check(hub) == []
+
+
+def test_an_id_of_the_hub_without_a_commit_is_a_notice() -> None:
+    (found,) = check(ModelSpec(backend="itm", pretrained="Salesforce/blip-itm-base-coco"))
+    assert (found.field, found.fault) == ("options.revision", False)
 
 
 @pytest.mark.parametrize(
