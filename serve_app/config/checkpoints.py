@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -21,6 +22,16 @@ PREFERRED_NAMES = (  # open_clip's own order
     "model.pth",
 )
 """Files that are taken from a folder before others, the first that is there."""
+
+
+BESIDE_SUFFIXES = (".json", ".txt", ".model", ".jinja")
+"""How files end that a checkpoint's folder has besides: configuration, vocabulary, templates."""
+
+
+def preferred_weights(names: Iterable[str]) -> list[str]:
+    """Of all files, those with weights; one form of them is enough, and that is not pickles."""
+    weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
+    return [name for name in weights if name.endswith(".safetensors")] or weights
 
 
 def is_path(text: str) -> bool:

@@ -12,7 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from serve_app.config.checkpoints import WEIGHT_SUFFIXES, weights_file
+from serve_app.config.checkpoints import (
+    BESIDE_SUFFIXES,
+    WEIGHT_SUFFIXES,
+    preferred_weights,
+    weights_file,
+)
 from serve_app.config.faults import unknown_key
 from serve_app.config.spec import ModelSpec
 from serve_app.errors import ModelLoadError
@@ -74,11 +79,12 @@ def prefetch(spec: ModelSpec) -> None:
     revision = spec.options.get("revision")
     try:
         files = HfApi().list_repo_files(spec.pretrained, revision=revision)
-        # One form of the weights is enough, and pickles are not the one that is preferred.
-        weights = [name for name in files if name.endswith(WEIGHT_SUFFIXES) and "/" not in name]
-        preferred = [name for name in weights if name.endswith(".safetensors")] or weights
-        parts = [name for name in files if name.endswith(_PARTS) and name not in weights]
-        snapshot_download(spec.pretrained, revision=revision, allow_patterns=[*preferred, *parts])
+        top = [name for name in files if "/" not in name]  # below are other libraries' forms
+        wanted = [
+            *preferred_weights(top),
+            *(name for name in files if name.endswith(BESIDE_SUFFIXES)),
+        ]
+        snapshot_download(spec.pretrained, revision=revision, allow_patterns=wanted)
     except Exception as error:  # network, hub and disk: the cause is chained and its text shown
         try:
             snapshot_download(spec.pretrained, revision=revision, local_files_only=True)

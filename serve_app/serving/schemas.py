@@ -20,7 +20,9 @@ class Body(BaseModel):
 class PairBody(Body):
     """One image and one text."""
 
-    image: str = Field(description="Data URI or base64 of an image file.")
+    image: str = Field(
+        description="Data URI or base64 of an image file; an https URL where fetching is on."
+    )
     text: str
 
 
@@ -72,7 +74,9 @@ class RankBody(Options):
 class ImageInput(Body):
     """An image among the inputs of `/v1/embeddings`."""
 
-    image: str = Field(description="Data URI or base64 of an image file.")
+    image: str = Field(
+        description="Data URI or base64 of an image file; an https URL where fetching is on."
+    )
 
 
 class EmbeddingsBody(Body):

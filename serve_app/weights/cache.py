@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,7 +36,7 @@ from serve_app.weights.remote import Listing, Progress, bring, look
 logger = logging.getLogger(__name__)
 
 _USED = ".used"
-
+_GRAVE = ".thrown-away"
 
 DEFAULT_FOLDER = Path("~/.cache/serve_app/weights")
 """Where weights are kept if nobody says."""
@@ -197,8 +196,7 @@ class WeightsCache:
                 entry = self.folder / "blobs" / found
             (partial / _USED).touch()
             _sync(partial)
-            if not entry.is_dir():
-                partial.rename(entry)
+            _name(partial, entry)
         except OSError as error:
             raise ModelLoadError(
                 f"{address.text} cannot be kept in {self.folder}: {error.strerror or error}. Make "
@@ -234,7 +232,11 @@ class WeightsCache:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False  # somebody loads from it
-            grave = self.folder / "partial" / f"{entry.name}.{os.getpid()}.{time.monotonic_ns()}"
+            grave = self.folder / "partial" / f"{entry.name}{_GRAVE}"
+            # What a process left that was killed at this; nobody else has the lock.
+            shutil.rmtree(grave, ignore_errors=True)
+            if not entry.is_dir():
+                return True  # another process was faster
             entry.rename(grave)  # at once, so that nobody sees half of it
             shutil.rmtree(grave, ignore_errors=True)
             logger.info("%s was thrown away: the cache is full", entry.name)
@@ -296,6 +298,15 @@ class WeightsCache:
 
 def _hash(address: Address) -> str:
     return hashlib.sha256(address.text.encode()).hexdigest()[:32]
+
+
+def _name(partial: Path, entry: Path) -> None:
+    """Gives a download its name, unless the same content has it already, from anywhere."""
+    try:
+        partial.rename(entry)
+    except OSError:
+        if not entry.is_dir():
+            raise
 
 
 def _size(entry: Path) -> int:

@@ -5,25 +5,28 @@ fsspec does the work. Its errors become those of the service, with what to do.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import tenacity
 
-from serve_app.config.checkpoints import WEIGHT_SUFFIXES
+from serve_app.config.checkpoints import BESIDE_SUFFIXES, preferred_weights
 from serve_app.errors import MissingExtraError, ModelLoadError
 from serve_app.weights.address import Address
 
 Progress = Callable[[int, int | None], None]
 """Is told bytes that are here and bytes in all, if they are known; quick, and never raises."""
 
-_BESIDE = (".json", ".txt", ".model", ".jinja")
-"""What a checkpoint's folder has besides weights: configuration, vocabulary, templates."""
+Result = TypeVar("Result")
+
+_LOCAL = (errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+"""Errors of this machine's disk."""
 
 _TRIES = 4
 _SILENT_S = 60.0
@@ -75,7 +78,7 @@ def look(address: Address) -> Listing:
     """
     with _told(address):
         system, path = _system(address)
-        found = _retried(lambda: _infos(system, path, address))
+        found = _retried(_infos, system, path, address)
     if not found:
         raise ModelLoadError(f"There are no weights behind {address.text}.")
     root = path.rstrip("/")
@@ -98,23 +101,25 @@ def bring(address: Address, listing: Listing, folder: Path, progress: Progress) 
         ModelLoadError: The connection broke, more than once; or less came than was announced.
     """
     before = 0
+
+    def progress_from(start: int) -> Callable[[int], None]:
+        return lambda done: progress(start + done, listing.size)
+
     with _told(address):
         system, _ = _system(address)
         for file in listing.files:
-            target = folder / file.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            start = before
-
-            def once(file: RemoteFile = file, target: Path = target, start: int = start) -> None:
-                report = _Report(lambda done: progress(start + done, listing.size))
-                system.get_file(file.path, str(target), callback=report)
-                size = target.stat().st_size
-                if file.size is not None and size != file.size:
-                    raise ConnectionError(f"{size} of {file.size} bytes came")
-
-            _retried(once)
-            before += target.stat().st_size
+            before += _retried(_bring_file, system, file, folder / file.name, progress_from(before))
     progress(before, before)
+
+
+def _bring_file(system: Any, file: RemoteFile, target: Path, tell: Callable[[int], None]) -> int:
+    """Downloads one file; returns its bytes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    system.get_file(file.path, str(target), callback=_callback(tell))
+    size = target.stat().st_size
+    if file.size is not None and size != file.size:
+        raise ConnectionError(f"{size} of {file.size} bytes came")
+    return size
 
 
 def _infos(system: Any, path: str, address: Address) -> dict[str, Mapping[str, Any]]:
@@ -127,13 +132,11 @@ def _infos(system: Any, path: str, address: Address) -> dict[str, Mapping[str, A
             raise ModelLoadError(f"{address.text} is a folder; end it with a slash.")
         return {path: info}
     every = {str(name): info for name, info in system.find(path, detail=True).items()}
-    # One form of the weights is enough, and pickles are not the one that is preferred.
-    weights = [name for name in every if name.endswith(WEIGHT_SUFFIXES)]
-    preferred = [name for name in weights if name.endswith(".safetensors")] or weights
+    weights = preferred_weights(every)
     return {
         name: info
         for name, info in every.items()
-        if name in preferred or PurePosixPath(name).suffix in _BESIDE
+        if name in weights or name.endswith(BESIDE_SUFFIXES)
     }
 
 
@@ -166,17 +169,15 @@ def _system(address: Address) -> tuple[Any, str]:
     return system, str(path)
 
 
-def _retried(work: Callable[[], Any]) -> Any:
+def _retried(work: Callable[..., Result], *given: Any) -> Result:
     """Tries again what may pass; a file that is not there does not come by asking."""
-    for attempt in tenacity.Retrying(
+    retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(_TRIES),
         wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5),
         retry=tenacity.retry_if_exception(_may_pass),
         reraise=True,
-    ):
-        with attempt:
-            return work()
-    return None
+    )
+    return retrying(work, *given)
 
 
 def _true(error: BaseException) -> BaseException:
@@ -234,18 +235,8 @@ def _unreachable(address: Address, error: BaseException) -> ModelLoadError:
     )
 
 
-_LOCAL = (13, 28, 30, 122)
-"""Errors of the disk: no permission, no space, read-only, quota."""
+def _callback(tell: Callable[[int], None]) -> Any:
+    """Fsspec's callback, that tells the bytes which are here."""
+    from fsspec.callbacks import Callback
 
-
-class _Report:
-    """fsspec's callback, for what it calls of it."""
-
-    def __new__(cls, tell: Callable[[int], None]) -> Any:
-        from fsspec.callbacks import Callback
-
-        class Reporting(Callback):  # type: ignore[misc]  # fsspec is untyped
-            def call(self, *_: Any, **__: Any) -> None:
-                tell(int(self.value))
-
-        return Reporting()
+    return Callback(hooks={"told": lambda size, value, **_: tell(int(value))})

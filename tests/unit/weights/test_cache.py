@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -342,3 +343,47 @@ def test_a_reference_that_cannot_be_read_is_none(
         reference.write_text(content)
         assert cache.find(address) is None
         assert fetch(cache, address) == TWO
+
+
+def test_the_same_content_from_two_addresses_at_once_is_kept_once(
+    cache: WeightsCache, server: WeightsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/mirror/one.safetensors"] = ONE
+    first, second = (
+        parse_address(server.url(path)) for path in ("/one.safetensors", "/mirror/one.safetensors")
+    )
+    bring = cache_module.bring
+
+    def while_another_is_faster(address: Address, *given: Any) -> None:
+        bring(address, *given)
+        if address == first:
+            assert fetch(WeightsCache(cache.folder), second) == ONE
+
+    monkeypatch.setattr(cache_module, "bring", while_another_is_faster)
+    assert fetch(cache, first) == ONE
+    assert len(cache.entries()) == 1
+    assert leftovers(cache) == []
+
+
+def test_what_another_process_threw_away_first_makes_room_too(
+    tmp_path: Path, server: WeightsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = WeightsCache(tmp_path / "cache", max_bytes=len(ONE) + 1000)
+    fetch(cache, parse_address(server.url("/one.safetensors")))
+    entries = cache.entries()
+    monkeypatch.setattr(cache, "entries", lambda: entries)
+    shutil.rmtree(entries[0])
+    assert fetch(cache, parse_address(server.url("/two.pt"))) == TWO
+
+
+def test_what_a_process_left_that_was_killed_while_throwing_away_goes(
+    tmp_path: Path, server: WeightsServer
+) -> None:
+    cache = WeightsCache(tmp_path / "cache", max_bytes=len(ONE) + 1000)
+    fetch(cache, parse_address(server.url("/one.safetensors")))
+    grave = cache.folder / "partial" / f"{sha(ONE)}.thrown-away"
+    grave.mkdir()
+    (grave / "one.safetensors").write_bytes(ONE)
+    fetch(cache, parse_address(server.url("/two.pt")))
+    assert [entry.name for entry in cache.entries()] == [sha(TWO)]
+    assert leftovers(cache) == []
