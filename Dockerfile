@@ -23,5 +23,5 @@ WORKDIR /home/serve
 COPY --chown=serve serve_config.yaml ./
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD wget -q -O /dev/null http://127.0.0.1:8000/readyz || exit 1
-# Inside a container the network boundary is the container's: listen on all of its addresses.
+# It wants SIMILARITY_API_KEYS, or SIMILARITY_OPEN=true where only trusted people reach the port.
 CMD ["serve-app", "serve", "--host", "0.0.0.0"]

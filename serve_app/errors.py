@@ -12,7 +12,10 @@ ServeAppError
 │   ├── UnknownExperimentError
 │   ├── UnknownMetricError
 │   ├── UnsupportedOperationError
-│   └── UnauthorizedError
+│   ├── BodyTimeoutError
+│   ├── UnauthorizedError
+│   ├── ForbiddenError
+│   └── RateLimitedError
 ├── ItemError                    one image or text is at fault; its neighbours are not
 │   ├── ImageUndecodableError
 │   ├── ImageFormatError
@@ -176,12 +179,41 @@ class UnsupportedOperationError(RequestError):
     title = "Model does not support this"
 
 
+class BodyTimeoutError(RequestError):
+    """The request's body did not come within its time."""
+
+    code = "body_timeout"
+    status_code = 408
+    title = "Body too slow"
+
+
 class UnauthorizedError(RequestError):
-    """The request does not show the operators' token."""
+    """The request does not show a key that is known."""
 
     code = "unauthorized"
     status_code = 401
     title = "Not authorized"
+
+
+class ForbiddenError(RequestError):
+    """The key that the request shows may not do this."""
+
+    code = "forbidden"
+    status_code = 403
+    title = "Not allowed"
+
+
+class RateLimitedError(RequestError):
+    """The key has used up what it may ask for at present.
+
+    Attributes:
+        retry_after_s: Whole seconds after which it may ask again.
+    """
+
+    code = "rate_limited"
+    status_code = 429
+    title = "Too many requests"
+    retry_after_s = 1
 
 
 class ItemError(ServeAppError):

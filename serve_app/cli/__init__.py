@@ -11,6 +11,7 @@ from serve_app.bench.command import bench_command
 from serve_app.cli import admin, weights
 from serve_app.cli.check_config import check_config
 from serve_app.cli.failures import ReportingGroup
+from serve_app.cli.keys import new_key
 from serve_app.cli.models import models
 from serve_app.cli.parity import record_parity
 from serve_app.cli.score import score
@@ -59,6 +60,7 @@ declared.command()(weights.warm)
 app.add_typer(declared, name="models")
 app.command()(check_config)
 app.command()(record_parity)
+app.command()(new_key)
 for operation in (
     admin.promote,
     admin.rollback,

@@ -42,7 +42,8 @@ def serve(
     from serve_app.cli.local import has_gpu
     from serve_app.cli.weights import pull_models
     from serve_app.config.args import AppArgs
-    from serve_app.config.declaration import read_declaration
+    from serve_app.config.declaration import configuration_from_environment, read_declaration
+    from serve_app.config.exposure import check_exposure
     from serve_app.config.serve_file import read_serve_config
     from serve_app.launcher import LaunchOptions, launch
     from serve_app.models.factory import SimilarityModelFactory
@@ -57,6 +58,9 @@ def serve(
         {pool.name: pool_placement(pool, has_gpu=has_gpu()) for pool in args.pools},
         factory := SimilarityModelFactory(),
     )
+    configuration = configuration_from_environment()
+    keyed = configuration.access.read().required
+    check_exposure(host, configuration)
     declared = read_declaration()
     snapshot = registry.update(declared.models, declared.routing)
     pull_models(snapshot.preloaded(), factory)
@@ -73,7 +77,7 @@ def serve(
                     sys.stdout.write(json.dumps(ready) + "\n")
                     sys.stdout.flush()
                 else:
-                    _print_ready(console, options.url, snapshot.default, seconds)
+                    _print_ready(console, options.url, snapshot.default, seconds, keyed=keyed)
             elif step == "stopped":
                 status.stop()
                 console.print("Stopped.")
@@ -89,13 +93,14 @@ def serve(
     os._exit(0)
 
 
-def _print_ready(console: Console, url: str, default: str, seconds: float) -> None:
+def _print_ready(console: Console, url: str, default: str, seconds: float, *, keyed: bool) -> None:
     console.print(f"[green]Ready[/green] after {seconds:.0f} s at [bold]{url}[/bold] ", end="")
     console.print(f"(default model: {default}; documentation: {url}/docs). Try:\n")
     # Plain, so that it can be copied whole.
     console.print(
         f"  curl -s {url}/v1/score \\\n"
-        "    -F image=@examples/red-circle-left-of-blue-square.jpg \\\n"
+        + ('    -H "Authorization: Bearer $KEY" \\\n' if keyed else "")
+        + "    -F image=@examples/red-circle-left-of-blue-square.jpg \\\n"
         '    -F text="a red circle left of a blue square" \\\n'
         '    -F text="a blue circle left of a red square"\n',
         highlight=False,

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from serve_app.client import requests
 from serve_app.client.handle import AsyncHandleTransport
-from serve_app.client.http import AsyncHttpTransport
+from serve_app.client.http import AsyncHttpTransport, with_key
 from serve_app.client.images import ImageInput
 from serve_app.client.results import only_score
 from serve_app.client.retry import RetryPolicy
@@ -38,12 +38,13 @@ class AsyncSimilarityClient:
         *,
         timeout: float = 60.0,
         retries: int = 2,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         max_connections: int = 100,
     ) -> Self:
         """See `SimilarityClient.from_url`."""
         policy = RetryPolicy(retries, timeout)
-        return cls(AsyncHttpTransport(url, policy, headers, max_connections))
+        return cls(AsyncHttpTransport(url, policy, with_key(headers, api_key), max_connections))
 
     @classmethod
     def from_app(

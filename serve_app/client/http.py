@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ from serve_app.client.retry import (
     call_with_retries_async,
     no_answer,
 )
+from serve_app.config.exposure import is_loopback
 from serve_app.errors import ConfigError, Fault
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
 
@@ -162,6 +162,12 @@ class AsyncHttpTransport:
         return await call_with_retries_async(policy, send)
 
 
+def with_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
+    """Headers that show a key besides."""
+    shown = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    return {**(headers or {}), **shown}
+
+
 def _before_answer(error: httpx.TransportError, url: str, policy: RetryPolicy) -> Exception:
     """The failure of a request whose answer had not begun."""
     failure = codec.connection_failure(error, url, policy.timeout_s)
@@ -210,12 +216,5 @@ def _options(url: str, headers: Mapping[str, str] | None, max_connections: int) 
             keepalive_expiry=_KEEP_ALIVE_S,
         ),
         # A proxy that the environment names is never meant for this machine.
-        "trust_env": not _is_loopback(httpx.URL(url).host),
+        "trust_env": not is_loopback(httpx.URL(url).host),
     }
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

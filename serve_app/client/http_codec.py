@@ -161,7 +161,7 @@ def check_ready(reply: HttpReply) -> None:
 
 def raise_if_passing(reply: HttpReply) -> None:
     """Raises `TransientFailure` for answers that say "not now"; leaves others to their parser."""
-    if reply.status != 503:
+    if reply.status not in (429, 503):
         return
     error = _error(reply)
     seconds = reply.headers.get("retry-after", "")

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from serve_app.client import requests
 from serve_app.client.handle import HandleTransport
-from serve_app.client.http import HttpTransport
+from serve_app.client.http import HttpTransport, with_key
 from serve_app.client.images import ImageInput
 from serve_app.client.results import only_score
 from serve_app.client.retry import RetryPolicy
@@ -46,6 +46,7 @@ class SimilarityClient:
         *,
         timeout: float = 60.0,
         retries: int = 2,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         max_connections: int = 100,
     ) -> Self:
@@ -55,6 +56,7 @@ class SimilarityClient:
             url: Address of the service, for example `http://127.0.0.1:8000`.
             timeout: Seconds for one call, retries and waits between them included.
             retries: Further tries of a call that failed in a way that may pass.
+            api_key: Sent as `Authorization: Bearer`, where the service asks for a key.
             headers: Sent with every request.
             max_connections: Most connections at a time.
 
@@ -62,7 +64,7 @@ class SimilarityClient:
             ConfigError: `url` is not an http or https address.
         """
         policy = RetryPolicy(retries, timeout)
-        return cls(HttpTransport(url, policy, headers, max_connections))
+        return cls(HttpTransport(url, policy, with_key(headers, api_key), max_connections))
 
     @classmethod
     def from_app(

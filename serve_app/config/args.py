@@ -107,6 +107,8 @@ class Limits(Strict):
     Attributes:
         max_pairs: Pairs (or embedding inputs) in one request.
         max_body_bytes: Bytes of a request's body.
+        max_bodies_bytes: Bytes of all bodies that one ingress replica holds at a time.
+        body_timeout_s: Seconds within which a body must have come.
         max_image_bytes: Bytes of one encoded image.
         max_pixels: Pixels (width x height) of one image, checked before decoding.
         max_text_characters: Characters of one text.
@@ -116,6 +118,8 @@ class Limits(Strict):
 
     max_pairs: int = Field(default=256, ge=1)
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
+    max_bodies_bytes: int = Field(default=512 * 2**20, ge=1024)
+    body_timeout_s: float = Field(default=60, gt=0)
     max_image_bytes: int = Field(default=32 * 2**20, ge=1024)
     max_pixels: int = Field(default=50_000_000, ge=1)
     max_text_characters: int = Field(default=10_000, ge=1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serve_app.config.access import AccessSource, access_source
 from serve_app.config.defaults import default_document
 from serve_app.config.document import Document, SpecSource
 from serve_app.config.faults import Origin
@@ -89,7 +90,8 @@ class Configuration:
         models: Where models come from; a document for what never changes.
         routing: Where routing comes from; None where nothing says anything about it.
         state_url: Where overrides and history are kept; None: nothing outlives the process.
-        admin_token: What operators have to show; None: there is nothing to operate.
+        access: Who may use the service.
+        open: Whether somebody said that anybody may, also where others can reach it.
         cache: Where weights from other machines are kept on each node.
         fetch_hosts: Hosts that images are fetched from, empty for any; None: none are fetched.
     """
@@ -97,7 +99,8 @@ class Configuration:
     models: SpecSource | Document
     routing: RoutingSource | None = None
     state_url: str | None = None
-    admin_token: str | None = field(default=None, repr=False)
+    access: AccessSource = field(default_factory=AccessSource)
+    open: bool = False
     cache: CacheSettings = CacheSettings()
     fetch_hosts: tuple[str, ...] | None = None
 
@@ -119,7 +122,8 @@ def configuration_from_environment(environ: Mapping[str, str] | None = None) -> 
         source_from_environment(environ) or default_document(),
         routing_source_from_environment(environ),
         state_url,
-        settings.admin_token,
+        access_source(settings),
+        settings.open,
         cache_from_environment(environ),
         settings.fetch_hosts if settings.fetch_urls else None,
     )

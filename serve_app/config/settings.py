@@ -23,6 +23,9 @@ FETCH_URLS = "SIMILARITY_FETCH_URLS"
 FETCH_HOSTS = "SIMILARITY_FETCH_HOSTS"
 CACHE_DIR = "SIMILARITY_CACHE_DIR"
 CACHE_BYTES = "SIMILARITY_CACHE_BYTES"
+API_KEYS = "SIMILARITY_API_KEYS"
+API_KEYS_FILE = "SIMILARITY_API_KEYS_FILE"
+OPEN = "SIMILARITY_OPEN"
 ADMIN_TOKEN = "SIMILARITY_ADMIN_TOKEN"  # noqa: S105 - a name, not the token
 
 _SHORTEST_TOKEN = 16
@@ -51,6 +54,9 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(ROUTING, "Default, aliases and experiments: a YAML or JSON mapping."),
     Setting(ROUTING_FILE, "Path of a file with the mapping of SIMILARITY_ROUTING."),
+    Setting(API_KEYS, "Keys that callers must show: a YAML or JSON mapping of name to its hash."),
+    Setting(API_KEYS_FILE, "Path of a file with the same mapping, which is followed."),
+    Setting(OPEN, "`true`: answers anybody without a key, also where others can reach it."),
     Setting(
         ADMIN_TOKEN,
         "Turns the admin routes on, and is what they ask for: 16 characters or more.",
@@ -80,6 +86,9 @@ class Settings:
         overrides: The `SIMILARITY_MODELS__…` variables, by full name.
         routing: Text of `SIMILARITY_ROUTING`; None where it is not set.
         routing_file: `SIMILARITY_ROUTING_FILE`; None where it is not set.
+        api_keys: Text of `SIMILARITY_API_KEYS`; None where it is not set.
+        api_keys_file: `SIMILARITY_API_KEYS_FILE`; None where it is not set.
+        open: Whether `SIMILARITY_OPEN` is `true`.
         admin_token: `SIMILARITY_ADMIN_TOKEN`; None where it is not set.
         state_url: `SIMILARITY_STATE_URL`; None where it is not set.
         fetch_urls: Whether `SIMILARITY_FETCH_URLS` is `true`.
@@ -95,6 +104,9 @@ class Settings:
     overrides: Mapping[str, str] = field(default_factory=dict)
     routing: str | None = None
     routing_file: str | None = None
+    api_keys: str | None = field(default=None, repr=False)
+    api_keys_file: str | None = None
+    open: bool = False
     admin_token: str | None = field(default=None, repr=False)
     state_url: str | None = None
     fetch_urls: bool = False
@@ -150,6 +162,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         )
     if ROUTING in ours and ROUTING_FILE in ours:
         faults.append(Fault(ROUTING_FILE, f"is set together with {ROUTING}; set one of them"))
+    faults.extend(_access_faults(ours))
     faults.extend(_operating_faults(ours.get(ADMIN_TOKEN), ours.get(STATE_URL)))
     cache_bytes = _bytes(ours.get(CACHE_BYTES))
     if CACHE_BYTES in ours and cache_bytes is None:
@@ -163,6 +176,9 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         overrides=overrides,
         routing=ours.get(ROUTING),
         routing_file=ours.get(ROUTING_FILE),
+        api_keys=ours.get(API_KEYS),
+        api_keys_file=ours.get(API_KEYS_FILE),
+        open=ours.get(OPEN) == "true",
         admin_token=ours.get(ADMIN_TOKEN),
         state_url=ours.get(STATE_URL),
         fetch_urls=ours.get(FETCH_URLS) == "true",
@@ -187,6 +203,20 @@ def _fetching_faults(urls: str | None, hosts: str | None) -> list[Fault]:
         faults.append(Fault(FETCH_HOSTS, message))
     if hosts is not None and urls != "true":
         faults.append(Fault(FETCH_HOSTS, f"has no effect without {FETCH_URLS}=true"))
+    return faults
+
+
+def _access_faults(ours: Mapping[str, str]) -> list[Fault]:
+    faults = []
+    if API_KEYS in ours and API_KEYS_FILE in ours:
+        faults.append(Fault(API_KEYS_FILE, f"is set together with {API_KEYS}; set one of them"))
+    if API_KEYS_FILE in ours and not ours[API_KEYS_FILE].strip():
+        faults.append(Fault(API_KEYS_FILE, "is empty; give the path of a file, or unset it"))
+    if ours.get(OPEN) not in (None, "true", "false"):
+        faults.append(Fault(OPEN, f"must be true or false, not {ours[OPEN]!r}"))
+    if ours.get(OPEN) == "true" and (API_KEYS in ours or API_KEYS_FILE in ours):
+        keys = API_KEYS if API_KEYS in ours else API_KEYS_FILE
+        faults.append(Fault(OPEN, f"says that no key is asked for, and {keys} is set; unset one"))
     return faults
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from serve_app.config.access import Access, AccessSource
 from serve_app.config.document import Document, SpecSource
 from serve_app.config.routing_source import RoutingDocument, RoutingSource
 from serve_app.control.declared import Declared, DeclaredConfiguration
@@ -47,6 +48,7 @@ class ControlPlane:
         clock: Seconds, steady.
         wall: Seconds since 1970.
         observer: Is told what happens, for metrics.
+        access: Where it is written who may use the service.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ControlPlane:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         observer: ControlObserver | None = None,
+        access: AccessSource = AccessSource(),  # noqa: B008 - immutable
     ) -> None:
         self._configuration = DeclaredConfiguration(registry, models, routing)
         self._store = store or MemoryStateStore()
@@ -75,7 +78,10 @@ class ControlPlane:
             clock=clock,
             wall=wall,
             observer=observer,
+            # Until the keys are read, nobody has one.
+            access=Access(required=access.required),
         )
+        self._access = access
         self._adopts_until = float("-inf")
         self._adopted: Version | None = None
         self._lock = asyncio.Lock()  # what is wanted and what is served change one at a time
@@ -111,9 +117,13 @@ class ControlPlane:
             faults: tuple[Fault, ...] = ()
             found: Declared | None = None
             try:
-                found = await asyncio.to_thread(self._configuration.read)
+                self._publisher.access = await asyncio.to_thread(self._access.read)
             except ConfigError as error:
                 faults = error.faults
+            try:
+                found = await asyncio.to_thread(self._configuration.read)
+            except ConfigError as error:
+                faults += error.faults
             await to_the_end(self._take(found, faults))
 
     async def current(self) -> ServingSnapshot:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from serve_app.config.access import Access
 from serve_app.control.beginning import first_snapshot, force_of, recovered_snapshot
 from serve_app.control.desired import DesiredState
 from serve_app.control.members import Members
@@ -45,12 +46,14 @@ class Publisher:
         clock: Seconds, steady.
         wall: Seconds since 1970.
         observer: Is told what happens.
+        access: Who may use the service.
 
     Attributes:
         current: The last publication; None before the first.
         plan: What the last planning found; None while it could not be published.
         progress: Of the last planning.
         published: Is sent with every publication.
+        access: Who may use the service, as it was read last.
         pristine: Whether nothing was published but what the first publication had active.
     """
 
@@ -64,12 +67,14 @@ class Publisher:
         clock: Callable[[], float],
         wall: Callable[[], float],
         observer: ControlObserver | None = None,
+        access: Access = Access(),  # noqa: B008 - immutable
     ) -> None:
         self.current: ServingSnapshot | None = None
         self.plan: Plan | None = None
         self.progress = Progress()
         self.published = Signal()
         self.pristine = True
+        self.access = access
         self._desired = desired
         self._members = members
         self._store = store
@@ -176,6 +181,8 @@ class Publisher:
             faults=self.faults,
             overrides=self._desired.overrides,
             notices=declared.notices if declared is not None else (),
+            access=self.access,
+            ingresses=max(1, len(self._members.live("ingress"))),
         )
 
     def _publish_if_new(self, snapshot: ServingSnapshot) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from serve_app.config.access import Access
 from serve_app.config.faults import suggestion
 from serve_app.control.overrides import OverridesView
 from serve_app.control.version import Version
@@ -76,6 +77,8 @@ class ServingSnapshot:
         faults: Of the last change that was refused, for as long as it stands.
         overrides: What an operator changed.
         notices: What is worth knowing about the declared models and no fault.
+        access: Who may use the service.
+        ingresses: How many ingress replicas share its limits.
     """
 
     version: Version
@@ -91,6 +94,8 @@ class ServingSnapshot:
     faults: tuple[Fault, ...] = ()
     overrides: OverridesView = field(default_factory=OverridesView)
     notices: tuple[Fault, ...] = field(default=(), compare=False)
+    access: Access = field(default_factory=Access)
+    ingresses: int = 1
 
     def __post_init__(self) -> None:
         for name in _MAPPINGS:

@@ -1,20 +1,15 @@
-"""The admin routes: what operators see and change; only there where a token was set.
-
-The client's address says nothing here: behind a proxy everybody is local.
-"""
+"""The admin routes: what operators see and change; the gate lets nobody else through to them."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Protocol
 
-from fastapi import Depends, FastAPI, Query, Request, Security
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic_core import to_json
 
+from serve_app.config.access import ADMIN_TOKEN_NAME, ApiKey
 from serve_app.control.description import Description
 from serve_app.control.operations import Operation, OperationResult
 from serve_app.control.store import AuditEntry
@@ -22,7 +17,6 @@ from serve_app.errors import (
     ConfigError,
     NotReadyError,
     OperationFailedError,
-    UnauthorizedError,
 )
 from serve_app.serving import admin_schemas as schemas
 from serve_app.serving.bodies import parse_json, read_body
@@ -35,8 +29,7 @@ from serve_app.serving.inventory import (
 from serve_app.serving.problem import problem, problem_responses
 
 _MOST_BODY_BYTES = 64 * 1024
-# Of the module, because FastAPI looks up the names in annotations there.
-_BEARER = HTTPBearer(auto_error=False, description="The value of SIMILARITY_ADMIN_TOKEN.")
+_BODY_WITHIN_S = 10.0
 _BODIES: dict[str, tuple[type[schemas.OperationBody], str]] = {
     "promote": (schemas.PromoteBody, "Make a model, alias or experiment the default"),
     "rollback": (schemas.RollbackBody, "Go back to an earlier configuration snapshot"),
@@ -60,37 +53,19 @@ class AdminService(Protocol):
         """The last entries of the audit trail, newest first."""
 
 
-def token_digest(token: str) -> str:
-    """SHA-256 of a token, hexadecimal: what is kept of it, and travels."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def add_admin(api: FastAPI, admin: AdminService, digest: str) -> None:
+def add_admin(api: FastAPI, admin: AdminService) -> None:
     """Adds the routes.
 
     Args:
-        api: With the handlers of our errors.
+        api: With the handlers of our errors, and a gate: it is what keeps others out.
         admin: Does the work.
-        digest: Of the token, see `token_digest`.
     """
-
-    async def authorized(
-        given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
-    ) -> None:
-        # Hashed first, so that the time it takes tells nothing about the token.
-        shown = token_digest("" if given is None else given.credentials)
-        if not hmac.compare_digest(shown, digest):
-            raise UnauthorizedError(
-                "This route asks for `Authorization: Bearer TOKEN`, where TOKEN is what "
-                "SIMILARITY_ADMIN_TOKEN was when the service was started."
-            )
 
     @api.get(
         "/v1/admin/status",
         summary="What is in effect, what is wanted, and who follows",
         response_model=schemas.StatusReport,
-        responses=problem_responses(401, 503),
-        dependencies=[Depends(authorized)],
+        responses=problem_responses(401, 403, 503),
     )
     async def status() -> Response:
         return _json(_status(await admin.describe()))
@@ -99,8 +74,7 @@ def add_admin(api: FastAPI, admin: AdminService, digest: str) -> None:
         "/v1/admin/audit",
         summary="Who changed what, when and why",
         response_model=schemas.AuditAnswer,
-        responses=problem_responses(401, 503),
-        dependencies=[Depends(authorized)],
+        responses=problem_responses(401, 403, 503),
     )
     async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
         entries = await admin.audit(limit)
@@ -112,7 +86,7 @@ def add_admin(api: FastAPI, admin: AdminService, digest: str) -> None:
             summary=summary,
             name=f"admin_{name}",
             response_model=schemas.OperationAnswer,
-            responses=problem_responses(400, 401, 404, 409, 413, 422, 503)
+            responses=problem_responses(400, 401, 403, 404, 408, 409, 413, 422, 503)
             | {202: {"description": "Not in effect yet", "model": schemas.OperationAnswer}},
             openapi_extra={
                 "requestBody": {
@@ -120,12 +94,11 @@ def add_admin(api: FastAPI, admin: AdminService, digest: str) -> None:
                     "content": {"application/json": {"schema": schema.model_json_schema()}},
                 }
             },
-            dependencies=[Depends(authorized)],
         )
         async def operate(request: Request) -> Response:
-            body = parse_json(await read_body(request, _MOST_BODY_BYTES), schema)
+            body = parse_json(await read_body(request, _MOST_BODY_BYTES, _BODY_WITHIN_S), schema)
             try:
-                result = await admin.operate(body.operation(), body.timeout_s)
+                result = await admin.operate(_signed(request, body.operation()), body.timeout_s)
             except ConfigError as error:
                 faults = "; ".join(map(str, error.faults))
                 raise NotReadyError(f"Nothing was changed: {faults}") from error
@@ -133,6 +106,14 @@ def add_admin(api: FastAPI, admin: AdminService, digest: str) -> None:
 
     for name, (schema, summary) in _BODIES.items():
         add_operation(name, schema, summary)
+
+
+def _signed(request: Request, operation: Operation) -> Operation:
+    """The operation with the key that was shown, beside what its bearer says of themselves."""
+    key: ApiKey | None = request.state.key
+    if key is None or key.name == ADMIN_TOKEN_NAME:
+        return operation
+    return replace(operation, who=f"{operation.who} (key {key.name})")
 
 
 def _operated(result: OperationResult, request_id: str) -> Response:

@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
+from serve_app.config.access import Access
 from serve_app.config.args import Limits
 from serve_app.errors import NotReadyError, OverloadedError, ServeAppError, UnexpectedError
 from serve_app.serving import schemas
@@ -24,6 +25,9 @@ from serve_app.serving.answers import (
     score_answer,
 )
 from serve_app.serving.bodies import embed_request, score_request
+from serve_app.serving.gate import ADMIN_PREFIX, HEALTH_PATHS, Gate
+from serve_app.serving.headers import ANSWER_HEADERS, DOCS_HEADERS
+from serve_app.serving.load import Load
 from serve_app.serving.problem import problem, problem_from_error, problem_responses
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
 from serve_app.version import __version__
@@ -63,7 +67,12 @@ class ScoringService(Protocol):
 
 
 def create_api(
-    service: ScoringService, limits: Limits, max_in_flight: int, *, answers_request_id: bool = True
+    service: ScoringService,
+    limits: Limits,
+    max_in_flight: int,
+    *,
+    gate: Gate | None = None,
+    answers_request_id: bool = True,
 ) -> FastAPI:
     """The FastAPI application over a service.
 
@@ -72,6 +81,7 @@ def create_api(
         limits: Bounds on bodies.
         max_in_flight: Requests worked on at a time; further ones are turned away at once with
             `overloaded`, so that those inside keep their latency.
+        gate: Asks for keys; None: everybody scores, and nobody operates.
         answers_request_id: Whether to put `x-request-id` on answers; false under Ray Serve, which
             puts it there itself.
     """
@@ -84,7 +94,8 @@ def create_api(
         redoc_url=None,
     )
     _add_errors(api)
-    _add_request_scope(api, max_in_flight, answers_request_id)
+    load = Load(max_in_flight, limits.max_bodies_bytes)
+    _add_request_scope(api, gate or Gate(Access()), load, answers_request_id)
     _add_scoring(api, service, limits)
     _add_inventory(api, service)
     api.openapi = lambda: openapi_document(api)  # type: ignore[method-assign]
@@ -108,8 +119,28 @@ def openapi_document(api: FastAPI) -> dict[str, Any]:
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         components.update(schema.pop("$defs", {}))
         components[body.__name__] = schema
+    components_all = document["components"]
+    components_all["securitySchemes"] = {
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key; asked for where keys are configured.",
+        }
+    }
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            _add_security(path, operation)
     api.openapi_schema = document
     return document
+
+
+def _add_security(path: str, operation: dict[str, Any]) -> None:
+    if path in HEALTH_PATHS:
+        return
+    optional: list[dict[str, Any]] = [] if path.startswith(ADMIN_PREFIX) else [{}]
+    operation["security"] = [{"key": []}, *optional]
+    for status, answer in problem_responses(401, 429).items():
+        operation["responses"].setdefault(str(status), answer)
 
 
 def _json(content: Any) -> Response:
@@ -145,7 +176,7 @@ def _body(name: str, *, multipart: bool) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-_REQUEST_PROBLEMS = (400, 404, 413, 415, 422, 500, 503, 504)
+_REQUEST_PROBLEMS = (400, 404, 408, 413, 415, 422, 500, 503, 504)
 
 
 def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
@@ -273,37 +304,37 @@ def _add_inventory(api: FastAPI, service: ScoringService) -> None:
         return _json({"status": "ok"})
 
 
-def _add_request_scope(api: FastAPI, max_in_flight: int, answers_request_id: bool) -> None:
-    in_flight = 0
+def _add_request_scope(api: FastAPI, gate: Gate, load: Load, answers_request_id: bool) -> None:
+    async def admitted(
+        request: Request, path: str, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        # Probes must be answered under load: an overloaded service is alive. Operators too: they
+        # have perhaps come to end the overload.
+        counted = path.startswith("/v1/") and not path.startswith(ADMIN_PREFIX)
+        with load.taking(counted=counted) as request.state.load:
+            return await call_next(request)
 
     @api.middleware("http")
     async def request_scope(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        nonlocal in_flight
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
         request.state.request_id = request_id
-        # Probes must be answered under load: an overloaded service is alive. Operators too: they
-        # have perhaps come to end the overload.
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        counted = path.startswith("/v1/") and not path.startswith("/v1/admin/")
-        if counted and in_flight >= max_in_flight:
-            error = OverloadedError(
-                f"{in_flight} requests are in progress, the most this ingress takes; try again."
-            )
-            return problem_from_error(error, request_id)
-        in_flight += counted
+        shown = request.headers.get("authorization", "")
         try:
-            response = await call_next(request)
+            async with gate.admit(path, shown) as request.state.key:
+                response = await admitted(request, path, call_next)
+        except ServeAppError as error:
+            response = problem_from_error(error, request_id)
         except Exception:
             logger.exception("request %s failed unexpectedly", request_id)
             unexpected = UnexpectedError(
                 f"The service failed unexpectedly; its log has the cause under {request_id}."
             )
             response = problem_from_error(unexpected, request_id)
-        finally:
-            in_flight -= counted
+        response.headers.update(DOCS_HEADERS if path == "/docs" else ANSWER_HEADERS)
         if answers_request_id:
             response.headers["x-request-id"] = request_id
         return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -9,10 +10,11 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from serve_app.config.args import Limits
 from serve_app.errors import (
+    BodyTimeoutError,
     BodyTooLargeError,
     InvalidJsonError,
     InvalidRequestError,
@@ -20,6 +22,7 @@ from serve_app.errors import (
     UnsupportedMediaTypeError,
 )
 from serve_app.inputs.source import parse_image_string
+from serve_app.serving.load import RequestLoad
 from serve_app.serving.schemas import EmbeddingsBody, RankBody, ScoreBody
 from serve_app.types import EmbedRequest, ImageUrl, ItemFault, ScoreRequest
 
@@ -29,8 +32,30 @@ Image = bytes | ImageUrl | ItemFault
 _SCALARS = ("model", "routing_key", "on_truncate")
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Reads a body of at most `max_bytes`; what is declared larger is refused unread."""
+async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+    """Reads a body; what is declared too large is refused unread.
+
+    Args:
+        request: Of our middleware, which knows when it is over.
+        max_bytes: Most bytes that are taken.
+        timeout_s: Seconds within which all of it must be here.
+
+    Raises:
+        BodyTooLargeError: It is larger.
+        BodyTimeoutError: It did not come in time.
+        OverloadedError: There is no room for it, or for more work.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(request, max_bytes)
+    except ClientDisconnect:  # nobody hears this; it is no failure of the service
+        raise InvalidRequestError("The connection ended before the body did.") from None
+    except TimeoutError:
+        raise BodyTimeoutError(f"The body did not come within {timeout_s:g} s.") from None
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    load: RequestLoad = request.state.load
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise BodyTooLargeError(f"The body has {declared} bytes; at most {max_bytes} are taken.")
@@ -40,7 +65,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         total += len(chunk)
         if total > max_bytes:
             raise BodyTooLargeError(f"The body has more than {max_bytes} bytes, the limit.")
+        load.hold(len(chunk))
         chunks.append(chunk)
+    load.begin()
     return b"".join(chunks)
 
 
@@ -109,7 +136,7 @@ async def score_request(
     request: Request, limits: Limits, request_id: str, schema: type[ScoreBody] | type[RankBody]
 ) -> ScoreRequest:
     """The engine's request of a JSON or multipart body of `/v1/score` or `/v1/rank`."""
-    body = await read_body(request, limits.max_body_bytes)
+    body = await read_body(request, limits.max_body_bytes, limits.body_timeout_s)
     kind = media_type(request)
     if kind == "multipart/form-data":
         images, fields = await parse_multipart(request, body, limits)
@@ -132,7 +159,7 @@ async def embed_request(
     request: Request, limits: Limits, request_id: str
 ) -> tuple[EmbedRequest, str]:
     """The engine's request of a body of `/v1/embeddings`, and its `encoding_format`."""
-    body = await read_body(request, limits.max_body_bytes)
+    body = await read_body(request, limits.max_body_bytes, limits.body_timeout_s)
     kind = media_type(request)
     if kind not in ("application/json", ""):
         raise UnsupportedMediaTypeError(f"Content-Type is {kind!r}; send application/json.")
@@ -172,8 +199,6 @@ async def _off_loop(build: Callable[[], ResultT], size: int) -> ResultT:
     # A small body parses faster than a thread takes over; a large one would stall the loop.
     if size < 1 << 20:
         return build()
-    import asyncio
-
     return await asyncio.to_thread(build)
 
 

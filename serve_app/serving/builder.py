@@ -12,7 +12,6 @@ from serve_app.config.args import AppArgs, Autoscaling, PoolArgs
 from serve_app.config.declaration import Configuration
 from serve_app.control.timing import Timing
 from serve_app.models.placement import PoolPlacement
-from serve_app.serving.admin import token_digest
 from serve_app.serving.control import Control, ControlSettings
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.replica import PoolReplica
@@ -24,6 +23,7 @@ _CONSTRUCTOR_TRIES = 3
 _NOTICED_AFTER_S = 2.0
 
 _MOST_MEMBERS = 10_000
+_SLOW_REQUESTS = 1024
 _A_LITTLE = 0.001
 _HEAD = "node:__internal_head__"
 """Where mounted files and the state are the same after a restart; Ray gives the head node this."""
@@ -60,6 +60,7 @@ def build_application(
             placements=placements,
             models=configuration.models,
             routing=configuration.routing,
+            access=configuration.access,
             state_url=configuration.state_url,
             timing=Timing(poll_s=args.control.poll_s, retire_after_s=args.control.retire_after_s),
             log_level=args.log_level,
@@ -79,21 +80,20 @@ def build_application(
     ingress = serve.deployment(
         Ingress,
         name="ingress",
-        # Twice our own bound: beyond ours the middleware answers with problem+json, Serve's own
-        # rejection would be plain text.
-        max_ongoing_requests=2 * args.ingress.max_ongoing_requests,
+        # More than our own bound: beyond ours the middleware answers with problem+json, Serve's own
+        # rejection would be plain text, and who sends slowly must not take a place.
+        max_ongoing_requests=2 * args.ingress.max_ongoing_requests + _SLOW_REQUESTS,
         ray_actor_options={"num_cpus": args.ingress.cpus},
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
         health_check_period_s=_NOTICED_AFTER_S,
         logging_config=logging,
         **_replicas(args.ingress.replicas),
     )
-    token = configuration.admin_token
     application: Application = ingress.bind(
         args,
         control,
         pools,
-        None if token is None else token_digest(token),
+        configuration.access.operated,
         configuration.fetch_hosts,
     )
     return application

@@ -7,6 +7,7 @@ import contextvars
 import logging
 from dataclasses import dataclass, field
 
+from serve_app.config.access import AccessSource
 from serve_app.config.document import Document, SpecSource
 from serve_app.config.routing_source import RoutingDocument, RoutingSource
 from serve_app.control.description import Description
@@ -36,6 +37,7 @@ class ControlSettings:
         placements: What each pool offers, by name.
         models: Where models come from; a document for what never changes.
         routing: Where routing comes from; None where nothing says anything about it.
+        access: Where it is written who may use the service.
         state_url: Where overrides and history are kept; None: nothing outlives the process.
         timing: How long to wait for what.
         log_level: Level of the application's log.
@@ -44,6 +46,7 @@ class ControlSettings:
     placements: dict[str, PoolPlacement]
     models: SpecSource | Document
     routing: RoutingSource | RoutingDocument | None = None
+    access: AccessSource = field(default_factory=AccessSource)
     state_url: str | None = None
     timing: Timing = field(default_factory=Timing)
     log_level: str = "INFO"
@@ -66,6 +69,7 @@ class Control:
             store,
             settings.timing,
             observer=ControlMetrics(),
+            access=settings.access,
         )
         await self._plane.start()
         # In a context of its own: it belongs to no request.

@@ -20,6 +20,7 @@ from serve_app.serving.admin import add_admin
 from serve_app.serving.api import create_api
 from serve_app.serving.control_link import RayControlLink
 from serve_app.serving.follower import Follower
+from serve_app.serving.gate import Gate
 from serve_app.serving.inventory import replicas_answer
 from serve_app.serving.logs import log_to_serve
 from serve_app.serving.metrics import RayMetrics
@@ -42,7 +43,7 @@ class Ingress(PipelineService):
         args: The application's arguments.
         control: Handle of the control plane.
         pools: Pool name → handle of its deployment.
-        admin_digest: Hash of the token that the admin routes ask for; None: there are none.
+        operated: Whether there are admin routes.
         fetch_hosts: Hosts that images are fetched from, empty for any; None: none are fetched.
     """
 
@@ -51,12 +52,12 @@ class Ingress(PipelineService):
         args: AppArgs,
         control: DeploymentHandle[Any],
         pools: dict[str, DeploymentHandle[Any]],
-        admin_digest: str | None = None,
+        operated: bool = False,
         fetch_hosts: tuple[str, ...] | None = None,
     ) -> None:
         log_to_serve(args.log_level)
         self._args = args
-        self._admin_digest = admin_digest
+        self._operated = operated
         self._siblings: DeploymentHandle[Any] | None = None
         self._control = RayControlLink(control)
         me = serve.get_replica_context().replica_id.unique_id
@@ -64,21 +65,23 @@ class Ingress(PipelineService):
         follower = Follower(self._control, Member(f"ingress-{me}", "ingress"), self._follow)
         snapshot = await follower.join()
         self._ray_executor = RayExecutor(snapshot, pools)
+        metrics = RayMetrics()
+        self._gate = Gate(snapshot.access, snapshot.ingresses, metrics.refused)
         super().__init__(
             snapshot,
             self._ray_executor,
             args.limits,
             args.ingress.decode_threads,
-            RayMetrics(),
+            metrics,
             fetch=None if fetch_hosts is None else fetcher(fetch_hosts, args.limits).fetch,
         )
         follower.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         bound = self._args.ingress.max_ongoing_requests
-        api = create_api(self, self._args.limits, bound, answers_request_id=False)
-        if self._admin_digest is not None:
-            add_admin(api, self._control, self._admin_digest)
+        api = create_api(self, self._args.limits, bound, gate=self._gate, answers_request_id=False)
+        if self._operated:
+            add_admin(api, self._control)
         return api
 
     def _follow(self, snapshot: ServingSnapshot) -> None:
@@ -86,6 +89,7 @@ class Ingress(PipelineService):
             # The executor first: what a request may be routed to it must know.
             self._ray_executor.update(snapshot)
             self.update(snapshot)
+            self._gate.update(snapshot.access, snapshot.ingresses)
 
     async def _replicas(self, model: ResolvedModel) -> list[dict[str, Any]] | None:
         try:

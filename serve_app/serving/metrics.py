@@ -36,6 +36,16 @@ class RayMetrics:
             tag_keys=("model", "experiment", "outcome"),
         )
 
+        self._refused = Counter(
+            "similarity_refused",
+            "Requests that a key was missing for, or that went beyond what it may ask for.",
+            tag_keys=("key", "code"),
+        )
+
+    def refused(self, code: str, key: str) -> None:
+        """Counts a request that was not let in; the key is empty where it is not known."""
+        self._refused.inc(tags={"key": key, "code": code})
+
     def answered(self, answered: Answered) -> None:
         """Counts a request that is over."""
         routed, outcome = answered.routed, answered.outcome

@@ -7,7 +7,13 @@ from typing import Any
 from fastapi.responses import Response
 from pydantic_core import to_json
 
-from serve_app.errors import OverloadedError, ServeAppError, UnauthorizedError
+from serve_app.errors import (
+    BodyTimeoutError,
+    OverloadedError,
+    RateLimitedError,
+    ServeAppError,
+    UnauthorizedError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -40,8 +46,12 @@ def problem(
 def problem_from_error(error: ServeAppError, request_id: str) -> Response:
     """The problem document of one of our own errors."""
     headers = None
-    if isinstance(error, OverloadedError):
+    if isinstance(error, RateLimitedError):
+        headers = {"Retry-After": str(error.retry_after_s)}
+    elif isinstance(error, OverloadedError):
         headers = {"Retry-After": "1"}
+    elif isinstance(error, BodyTimeoutError):
+        headers = {"Connection": "close"}  # the rest of the body is not read
     elif isinstance(error, UnauthorizedError):
         headers = {"WWW-Authenticate": "Bearer"}
     return problem(

@@ -115,6 +115,17 @@ def test_the_kuberay_manifests_serve_config_is_valid(tmp_path: Path) -> None:
         assert container["envFrom"][0]["configMapRef"]["name"] == models["metadata"]["name"]
 
 
+def test_every_row_of_the_threat_model_names_its_test() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    table = text.split("## What an attacker can send")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 20
+    for row in rows:
+        match = re.fullmatch(r"\|.+\|.+\| `(tests/[\w/]+\.py)::(test_\w+)` \|", row)
+        assert match, row
+        assert f"def {match[2]}(" in (ROOT / match[1]).read_text(), row
+
+
 def test_the_readmes_commands_exist() -> None:
     from typer.main import get_command
 

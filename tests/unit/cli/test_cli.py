@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from serve_app import __version__
 from serve_app.cli import app
+from serve_app.config.access import ApiKey, key_digest, parse_keys
+from serve_app.config.faults import Origin
 
 MODELS = {
     "fake": {"backend": "serve_app.testing:FakeDualEncoder", "architecture": "fake"},
@@ -359,7 +361,17 @@ def test_version_and_help() -> None:
     for command in app.registered_commands:
         result = run((command.name or command.callback.__name__).replace("_", "-"), "--help")
         assert result.exit_code == 0
-        assert "--json" in result.stdout or command.callback.__name__ == "serve"
+        assert "--json" in result.stdout or command.callback.__name__ in ("serve", "new_key")
+
+
+def test_a_new_key_is_shown_once_and_its_line_holds_the_hash_alone() -> None:
+    made = run("new-key", "team-a", "--role", "admin", "--requests-per-minute", "60")
+    key = made.stderr.split()[-1]
+    assert key not in made.stdout
+    (read,) = parse_keys(made.stdout, Origin("KEYS"), operable=True)
+    assert read == ApiKey("team-a", key_digest(key), "admin", 60)
+    assert run("new-key", "team-a").stdout != made.stdout
+    assert run("new-key", "No Name").exit_code == 2
 
 
 def test_what_libraries_may_say_is_as_before_afterwards(images: Path) -> None:

@@ -1,56 +1,17 @@
-"""The service over real HTTP, without Ray: the routes, the engine and a fake model."""
+"""One service for the tests of clients."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 
 from serve_app.config.args import Limits
-from serve_app.config.document import Document
-from serve_app.config.faults import Origin
-from serve_app.config.routing_source import RoutingDocument
-from serve_app.engine.local import build_local_executor
-from serve_app.models.placement import PoolPlacement
-from serve_app.models.registry import DynamicModelRegistry
-from serve_app.serving.api import create_api
-from serve_app.serving.local_service import LocalService
-
-MODELS = {
-    "fake": {"backend": "serve_app.testing:FakeDualEncoder", "architecture": "fake"},
-    "pairs": {"backend": "serve_app.testing:FakePairScorer", "architecture": "fake"},
-    "broken": {
-        "backend": "serve_app.testing:FakeDualEncoder",
-        "options": {"fail_load": "the disk is on fire"},
-    },
-}
-
-
-ROUTING = {"experiments": {"trial": {"arms": {"broken": 0, "fake": 100}}}}
-"""Splits nothing that names no model: its control is not the default."""
+from tests.http_service import serving
 
 
 @pytest.fixture(scope="session")
 def service_url() -> Iterator[str]:
     """Address of a running service; its limits are small enough to reach."""
-    limits = Limits(max_pairs=12, max_body_bytes=200_000)
-    registry = DynamicModelRegistry({"default": PoolPlacement()})
-    routing = RoutingDocument(ROUTING, Origin("test"))
-    snapshot = registry.update(Document(MODELS, Origin("test")), routing)
-    service = LocalService(snapshot, build_local_executor(snapshot), limits)
-    config = uvicorn.Config(
-        create_api(service, limits, 64), host="127.0.0.1", port=0, log_level="error", ws="none"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            thread.join(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with serving(Limits(max_pairs=12, max_body_bytes=200_000)) as url:
+        yield url

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.config.access import key_digest
 from serve_app.config.declaration import (
     configuration_from_environment,
     declared_routing,
@@ -64,7 +65,10 @@ def test_the_state_and_the_token_are_read_and_paths_become_absolute(
         "SIMILARITY_MODELS_FILE": "models.yaml",
     }
     found = configuration_from_environment(environ)
-    assert (found.admin_token, found.state_url) == (TOKEN, f"sqlite:///{tmp_path}/state.db")
+    assert (found.access.admin, found.state_url) == (
+        key_digest(TOKEN),
+        f"sqlite:///{tmp_path}/state.db",
+    )
     assert TOKEN not in repr(found)
     assert isinstance(found.models, FileSource)
     assert found.models.path == tmp_path / "models.yaml"

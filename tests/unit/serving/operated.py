@@ -11,15 +11,19 @@ from typing import Any
 
 import uvicorn
 
+from serve_app.config.access import ADMIN_TOKEN_NAME, Access, ApiKey, key_digest
 from serve_app.config.args import Limits
 from serve_app.control.sqlite_store import SqliteStateStore
 from serve_app.engine.local import build_local_executor
-from serve_app.serving.admin import add_admin, token_digest
+from serve_app.serving.admin import add_admin
 from serve_app.serving.api import create_api
+from serve_app.serving.gate import Gate
 from serve_app.serving.local_service import LocalService
 from tests.unit.control.fleet import Fleet, Ingress, Replica, fleet, spec
 
 TOKEN = "a token of twenty six chars"
+
+TOKEN_ACCESS = Access((ApiKey(ADMIN_TOKEN_NAME, key_digest(TOKEN), "admin"),))
 
 MODELS = {"fast": spec(1), "slow": spec(2)}
 ROUTING = {
@@ -64,7 +68,9 @@ class Operated:
 
 
 @contextmanager
-def operated(state: Path, *, admin: bool = True) -> Iterator[Operated]:
+def operated(
+    state: Path, *, admin: bool = True, access: Access = TOKEN_ACCESS
+) -> Iterator[Operated]:
     """Runs the service in a thread of its own."""
     made, started, stop = Operated(), threading.Event(), threading.Event()
 
@@ -79,9 +85,9 @@ def operated(state: Path, *, admin: bool = True) -> Iterator[Operated]:
             snapshot = await members.plane.current()
             service = LocalService(snapshot, build_local_executor(snapshot))
             ingress.took = lambda: service.update(ingress.snapshot)  # type: ignore[assignment,arg-type,method-assign]
-            api = create_api(service, Limits(), 8)
+            api = create_api(service, Limits(), 8, gate=Gate(access))
             if admin:
-                add_admin(api, members.plane, token_digest(TOKEN))
+                add_admin(api, members.plane)
             config = uvicorn.Config(api, host="127.0.0.1", port=0, log_level="error", ws="none")
             server = uvicorn.Server(config)
             serving = asyncio.ensure_future(server.serve())
