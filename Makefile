@@ -8,7 +8,7 @@ HOST   := 127.0.0.1
 PORT   := 8000
 MODEL  :=
 
-.PHONY: help serve test lint types layers bench bench-live openapi clean
+.PHONY: help serve test lint types layers bench bench-live openapi clean manifests
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -34,6 +34,12 @@ bench: $(VENV)/.development  ## Measure speed and memory against plain open_clip
 
 bench-live: $(VENV)/.development  ## Measure changes, rollbacks and deaths under load (ARGS="--rounds 5")
 	$(BIN)/python -m serve_app.bench.live $(ARGS)
+
+manifests:  ## Render the overlays of kuberay/ anew (needs kubectl 1.27 or newer)
+	kubectl kustomize kuberay/base > kuberay/rendered/base.yaml
+	for name in $(notdir $(wildcard kuberay/overlays/*)); do \
+	  kubectl kustomize kuberay/overlays/$$name > kuberay/rendered/$$name.yaml || exit 1; \
+	done
 
 openapi: $(VENV)/.development  ## Write docs/openapi.json anew
 	$(BIN)/python -m serve_app.serving.openapi docs/openapi.json

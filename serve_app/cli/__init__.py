@@ -14,6 +14,7 @@ from serve_app.cli.failures import ReportingGroup
 from serve_app.cli.keys import new_key
 from serve_app.cli.models import models
 from serve_app.cli.parity import record_parity
+from serve_app.cli.plan import plan
 from serve_app.cli.score import score
 from serve_app.cli.serve import serve
 
@@ -61,6 +62,7 @@ app.add_typer(declared, name="models")
 app.command()(check_config)
 app.command()(record_parity)
 app.command()(new_key)
+app.command()(plan)
 for operation in (
     admin.promote,
     admin.rollback,

@@ -14,29 +14,10 @@ from serve_app.config.ray_environment import free_ports
 from serve_app.errors import ConfigError
 from serve_app.serving.listening import listening_host
 from tests.integration.launched import started
+from tests.integration.mounted import Mounted
 from tests.integration.support import TRUE, Deploy, drawing
 
 OLD, NEW, ADMIN = ("sk-" + letter * 43 for letter in "ona")
-
-
-class MountedSecret:
-    """A file as the kubelet mounts a Secret: a link to a link; the inner one is exchanged."""
-
-    def __init__(self, folder: Path, content: str) -> None:
-        self._folder = folder
-        self._count = 0
-        self.path = folder / "keys.yaml"
-        self.write(content)
-        self.path.symlink_to(Path("..data") / "keys.yaml")
-
-    def write(self, content: str) -> None:
-        self._count += 1
-        version = self._folder / f"..version{self._count}"
-        version.mkdir()
-        (version / "keys.yaml").write_text(content)
-        link = self._folder / "..data_tmp"
-        link.symlink_to(version.name)
-        link.rename(self._folder / "..data")
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -50,7 +31,7 @@ def test_keys_are_exchanged_while_it_runs(deploy: Deploy, tmp_path: Path) -> Non
     old = (
         f"team: {{sha256: {key_digest(OLD)}}}\nops: {{sha256: {key_digest(ADMIN)}, role: admin}}\n"
     )
-    secret = MountedSecret(tmp_path, old)
+    secret = Mounted(tmp_path, {"keys.yaml": old})
     app = deploy(
         {
             "pools": [{"gpus": 0}],
@@ -58,7 +39,7 @@ def test_keys_are_exchanged_while_it_runs(deploy: Deploy, tmp_path: Path) -> Non
             "control": {"poll_s": 0.1},
         },
         variables={
-            "SIMILARITY_API_KEYS_FILE": str(secret.path),
+            "SIMILARITY_API_KEYS_FILE": str(tmp_path / "keys.yaml"),
             "SIMILARITY_STATE_URL": f"sqlite:///{tmp_path}/state.db",
         },
     )
@@ -82,11 +63,12 @@ def test_keys_are_exchanged_while_it_runs(deploy: Deploy, tmp_path: Path) -> Non
     )
     assert scored.status_code == 200, scored.text
 
-    secret.write(old + f"new: {{sha256: {key_digest(NEW)}}}\n")
+    secret.write({"keys.yaml": old + f"new: {{sha256: {key_digest(NEW)}}}\n"})
     until(lambda: everywhere(NEW) == {200})
     assert everywhere(OLD) == {200}
 
-    secret.write(f"ops: {{sha256: {key_digest(ADMIN)}, role: admin}}\nnew: {{sha256: {NEW}}}\n")
+    operator = f"ops: {{sha256: {key_digest(ADMIN)}, role: admin}}\n"
+    secret.write({"keys.yaml": operator + f"new: {{sha256: {NEW}}}\n"})
     headers = {"Authorization": f"Bearer {ADMIN}"}
     until(lambda: bool(app.http.get("/v1/models", headers=headers).json()["faults"]))
     told = app.http.get("/v1/models", headers=headers).text
@@ -94,9 +76,7 @@ def test_keys_are_exchanged_while_it_runs(deploy: Deploy, tmp_path: Path) -> Non
     assert NEW not in told, "what was written in the hash's place is perhaps the key"
     assert everywhere(OLD) == {200}, "a file with faults changes nothing"
 
-    secret.write(
-        f"ops: {{sha256: {key_digest(ADMIN)}, role: admin}}\nnew: {{sha256: {key_digest(NEW)}}}\n"
-    )
+    secret.write({"keys.yaml": operator + f"new: {{sha256: {key_digest(NEW)}}}\n"})
     until(lambda: everywhere(OLD) == {401})
     assert everywhere(NEW) == {200}
 

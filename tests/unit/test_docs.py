@@ -102,17 +102,10 @@ def test_the_serve_config_is_valid_and_its_values_are_the_defaults() -> None:
     assert args == AppArgs()
 
 
-def test_the_kuberay_manifests_serve_config_is_valid(tmp_path: Path) -> None:
-    service, models = yaml.safe_load_all((ROOT / "kuberay" / "rayservice.yaml").read_text())
-    assert (service["kind"], models["kind"]) == ("RayService", "ConfigMap")
-    path = tmp_path / "serve.yaml"
-    path.write_text(service["spec"]["serveConfigV2"])
-    read_serve_config(path)
-    groups = service["spec"]["rayClusterConfig"]
-    templates = [groups["headGroupSpec"], *groups["workerGroupSpecs"]]
-    for group in templates:
-        (container,) = group["template"]["spec"]["containers"]
-        assert container["envFrom"][0]["configMapRef"]["name"] == models["metadata"]["name"]
+def test_every_overlay_is_described() -> None:
+    described = section("kubernetes.md", "Start") + section("kubernetes.md", "Weights")
+    for path in (ROOT / "kuberay" / "overlays").iterdir():
+        assert f"`{path.name}`" in described
 
 
 def test_every_row_of_the_threat_model_names_its_test() -> None:

@@ -1,0 +1,1 @@
+"""What Kubernetes and KubeRay make of manifests; asks no cluster but in `bridge`."""

@@ -1,0 +1,33 @@
+"""Files as the kubelet mounts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Mounted:
+    """A mounted ConfigMap or Secret: files are links into a folder, which is exchanged at once.
+
+    Args:
+        folder: Where it is mounted; is made.
+        files: Name to content.
+    """
+
+    def __init__(self, folder: Path, files: dict[str, str]) -> None:
+        self._folder = folder
+        self._count = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write(files)
+        for name in files:
+            (folder / name).symlink_to(Path("..data") / name)
+
+    def write(self, files: dict[str, str]) -> None:
+        """Exchanges all of it."""
+        self._count += 1
+        version = self._folder / f"..version{self._count}"
+        version.mkdir()
+        for name, content in files.items():
+            (version / name).write_text(content)
+        link = self._folder / "..data_tmp"
+        link.symlink_to(version.name)
+        link.rename(self._folder / "..data")
