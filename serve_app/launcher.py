@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_app.config.args import AppArgs, Autoscaling
-from serve_app.config.declaration import configuration_from_environment
-from serve_app.config.exposure import check_exposure
 from serve_app.config.ray_environment import set_ray_environment
 from serve_app.errors import DeviceUnavailableError, NotReadyError
 from serve_app.serving.guardian import watch
@@ -60,11 +58,9 @@ def launch(options: LaunchOptions, report: Callable[[str], None]) -> None:
         report: Told about each step: `ray`, `models`, `probe`, `ready`, `stopping`, `stopped`.
 
     Raises:
-        ConfigError: Others could reach it without a key, and nobody said that this is meant.
         NotReadyError: The port is taken, or the application did not become ready; says why.
         DeviceUnavailableError: The pools ask for more GPUs than there are.
     """
-    check_exposure(options.host, configuration_from_environment())
     _check_port(options)
     with _stop_on_signal() as signals, run_folder() as folder:
         set_ray_environment(folder)

@@ -31,12 +31,12 @@ def rayservice_changes(key: Key, old: Manifest, new: Manifest) -> list[Change]:
     if not renews:
         changes += _muted_changes(key, before, after)
     if before.get("serveConfigV2") != after.get("serveConfigV2"):
-        changes += [
-            Change(key, Effect.NEW_CLUSTER, "serveConfigV2: goes to the new cluster")
-            if renews
-            else change
-            for change in _serve_changes(key, before, after)
-        ]
+        if renews:
+            changes.append(
+                Change(key, Effect.NEW_CLUSTER, "serveConfigV2: goes to the new cluster")
+            )
+        else:
+            changes += _serve_changes(key, before, after)
     changes += _metadata_changes(key, old, new)
     handled = {"rayClusterConfig", "serveConfigV2"}
     for name in sorted({*before, *after} - handled):

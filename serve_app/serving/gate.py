@@ -74,36 +74,30 @@ class Gate:
             ForbiddenError: Its key may not do this.
             RateLimitedError: Its key has used up what it may ask for.
         """
-        try:
-            key = await self._entering(path, authorization)
-        except ServeAppError as error:
-            known = self._find(authorization)
-            self._on_refused(error.code, "" if known is None else known.name)
-            raise
-        if key is None:
+        operating = path.startswith(ADMIN_PREFIX)
+        if path in HEALTH_PATHS or not (operating or self._access.required):
             yield None
             return
-        self._in_progress[key.name] += 1
+        key = self._find(authorization)
         try:
+            if key is None:
+                raise UnauthorizedError(_KEY_WANTED)
+            if operating:  # who ends an overload must not be held up by limits
+                _check_role(key)
+            else:
+                self._check_place(key)
+                self._in_progress[key.name] += 1
+        except ServeAppError as error:
+            self._on_refused(error.code, "" if key is None else key.name)
+            raise
+        if operating:
+            yield key
+            return
+        try:
+            await self._spend(key)
             yield key
         finally:
             self._in_progress[key.name] -= 1
-
-    async def _entering(self, path: str, authorization: str) -> ApiKey | None:
-        operating = path.startswith(ADMIN_PREFIX)
-        if path in HEALTH_PATHS or not (operating or self._access.required):
-            return None
-        key = self._find(authorization)
-        if key is None:
-            raise UnauthorizedError(_KEY_WANTED)
-        if operating and key.role != "admin":
-            raise ForbiddenError(
-                f"The key {key.name} has the role {key.role}; this route takes keys with the role "
-                "admin."
-            )
-        if not operating:  # who ends an overload must not be held up by it
-            await self._spend(key)
-        return key
 
     def _find(self, authorization: str) -> ApiKey | None:
         """The key that is shown; does the same work whatever is shown.
@@ -119,14 +113,14 @@ class Gate:
                 found = key
         return found
 
+    def _check_place(self, key: ApiKey) -> None:
+        most = key.max_in_progress
+        if most is not None and self._in_progress[key.name] >= self._share(most):
+            raise RateLimitedError(
+                f"The key {key.name} may have {most} requests in progress; wait for one to end."
+            )
+
     async def _spend(self, key: ApiKey) -> None:
-        if key.max_in_progress is not None:
-            share = self._share(key.max_in_progress)
-            if self._in_progress[key.name] >= share:
-                raise RateLimitedError(
-                    f"The key {key.name} may have {key.max_in_progress} requests in progress; wait "
-                    "for one to end."
-                )
         if key.requests_per_minute is None:
             return
         item = RateLimitItemPerMinute(self._share(key.requests_per_minute))
@@ -137,7 +131,16 @@ class Gate:
                 "again after the seconds of Retry-After."
             )
             error.retry_after_s = max(1, math.ceil(stats.reset_time - time.time()))
+            self._on_refused(error.code, key.name)
             raise error
 
     def _share(self, limit: int) -> int:
         return max(1, math.ceil(limit / self._ingresses))
+
+
+def _check_role(key: ApiKey) -> None:
+    if key.role != "admin":
+        raise ForbiddenError(
+            f"The key {key.name} has the role {key.role}; this route takes keys with the role "
+            "admin."
+        )

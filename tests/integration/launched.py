@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from serve_app.config.ray_environment import free_ports
 from serve_app.serving.guardian import end_processes
 
 ROOT = Path(__file__).parents[2]
@@ -85,3 +87,37 @@ def started(*command: str, **more: str) -> Iterator[Started]:
                     family = psutil.Process(process.pid).children(recursive=True)
                     process.kill()
                     end_processes(set(family))
+
+
+@contextmanager
+def deployed(config: Path, url: str, cpus: int, **more: str) -> Iterator[Started]:
+    """A Ray of its own, to which a Serve config was given by `serve deploy`; ready at `url`."""
+    gcs, dashboard, agent = free_ports(3)
+    # Ray asks for a token by default; both ends must have the same.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with started(
+        "ray",
+        "start",
+        "--head",
+        "--block",
+        f"--num-cpus={cpus}",
+        f"--port={gcs}",
+        f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}",
+        "--temp-dir={folder}/r",
+        **more,
+        **token,
+    ) as head:
+        head.wait_for("Ray runtime started")
+        command = [str(BIN / "serve"), "deploy", "-a", f"http://127.0.0.1:{dashboard}", str(config)]
+        deadline = time.monotonic() + 120
+        while True:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment(**token), capture_output=True, text=True
+            )
+            if done.returncode == 0:
+                break
+            assert time.monotonic() < deadline and head.process.poll() is None, done.stderr
+            time.sleep(2)
+        head.wait_ready(url)
+        yield head

@@ -5,8 +5,6 @@ Paths of pods are exchanged for folders of the test; the rest is as it is render
 
 from __future__ import annotations
 
-import secrets
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ import yaml
 
 from serve_app.config.access import key_digest
 from serve_app.config.ray_environment import free_ports
-from tests.integration.launched import BIN, ROOT, Started, environment, started
+from tests.integration.launched import ROOT, deployed
 from tests.integration.mounted import Mounted
 from tests.integration.support import SWAPPED, TRUE, drawing
 
@@ -64,19 +62,17 @@ def pod_environment(objects: list[dict[str, Any]], folder: Path) -> dict[str, st
 
 
 @contextmanager
-def deployed(overlay: str, folder: Path) -> Iterator[tuple[str, Started]]:
-    """A Ray in the environment of the pods, to which the Serve config was given as KubeRay does."""
+def running(overlay: str, folder: Path) -> Iterator[str]:
+    """What an overlay deploys, in the environment of its pods; gives its address."""
     objects = documents(overlay)
     (service,) = of_kind(objects, "RayService")
-    port, gcs, dashboard, agent, *others = free_ports(8)
+    port, *others = free_ports(5)
     config = service["spec"]["serveConfigV2"]
     assert "port: 8000" in config
     path = folder / "serve.yaml"
     path.write_text(config.replace("port: 8000", f"port: {port}"))
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     variables = {
         **pod_environment(objects, folder),
-        **token,
         # A pod has its ports for itself; this machine has others who use them.
         "RAY_SERVE_HAPROXY_STATS_PORT": str(others[0]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(others[1]),
@@ -88,32 +84,9 @@ def deployed(overlay: str, folder: Path) -> Iterator[tuple[str, Started]]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
-    with started(
-        "ray",
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=8",
-        f"--port={gcs}",
-        f"--dashboard-port={dashboard}",
-        f"--dashboard-agent-listen-port={agent}",
-        "--temp-dir={folder}/r",
-        **variables,
-    ) as head:
-        head.wait_for("Ray runtime started")
-        command = [str(BIN / "serve"), "deploy", "-a", f"http://127.0.0.1:{dashboard}", str(path)]
-        deadline = time.monotonic() + 120
-        while True:
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment(**token), capture_output=True, text=True
-            )
-            if done.returncode == 0:
-                break
-            assert time.monotonic() < deadline and head.process.poll() is None, done.stderr
-            time.sleep(2)
-        url = f"http://127.0.0.1:{port}"
-        head.wait_ready(url)
-        yield url, head
+    url = f"http://127.0.0.1:{port}"
+    with deployed(path, url, cpus=8, **variables):
+        yield url
 
 
 def score(url: str, key: str = KEY) -> httpx.Response:
@@ -133,7 +106,7 @@ def keys() -> dict[str, str]:
 @pytest.mark.slow
 def test_the_base_answers_who_has_a_key(tmp_path: Path) -> None:
     Mounted(tmp_path / "etc/serve_app/keys", keys())
-    with deployed("base", tmp_path) as (url, _):
+    with running("base", tmp_path) as url:
         answer = score(url)
         assert answer.status_code == 200, answer.text
         true, swapped = (result["score"] for result in answer.json()["results"])
@@ -148,7 +121,7 @@ def test_a_mounted_file_that_is_exchanged_is_served_without_a_failed_request(
     Mounted(tmp_path / "etc/serve_app/keys", keys())
     routing = {"routing.yaml": "default: fast\n"}
     models = Mounted(tmp_path / "etc/serve_app/models", {"models.yaml": MODELS, **routing})
-    with deployed("config-file", tmp_path) as (url, _):
+    with running("config-file", tmp_path) as url:
         first = score(url).json()["model"]
         statuses: list[int] = []
         served: list[str] = []

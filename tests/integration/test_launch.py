@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import psutil
 import pytest
 
 from serve_app.config.ray_environment import free_ports
-from tests.integration.launched import BIN, ROOT, environment, started
+from tests.integration.launched import ROOT, deployed, started
 from tests.integration.support import SWAPPED, TRUE, drawing
 
 
@@ -131,35 +129,8 @@ def test_the_serve_config_works_with_serve_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_serve_config_works_with_serve_deploy(tmp_path: Path) -> None:
-    port, gcs, dashboard, agent = free_ports(4)
+    port = free_ports(1)[0]
     url = f"http://127.0.0.1:{port}"
-    path = serve_config(tmp_path, port)
-    # Ray asks for a token by default; both ends must have the same.
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with started(
-        "ray",
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=4",
-        f"--port={gcs}",
-        f"--dashboard-port={dashboard}",
-        f"--dashboard-agent-listen-port={agent}",
-        "--temp-dir={folder}/r",
-        **token,
-    ) as head:
-        address = f"http://127.0.0.1:{dashboard}"
-        head.wait_for("Ray runtime started")
-        deadline = time.monotonic() + 120
-        while True:
-            command = [str(BIN / "serve"), "deploy", "-a", address, str(path)]
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment(**token), capture_output=True, text=True
-            )
-            if done.returncode == 0:
-                break
-            assert time.monotonic() < deadline and head.process.poll() is None, done.stderr
-            time.sleep(2)
-        head.wait_ready(url)
+    with deployed(serve_config(tmp_path, port), url, cpus=4):
         true, swapped = true_and_swapped(url)
         assert true > swapped

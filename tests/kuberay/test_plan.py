@@ -271,3 +271,17 @@ def test_what_is_no_manifest_is_told(content: str | None, told: str, tmp_path: P
     result = run(str(ROOT / "rendered" / "base.yaml"), str(path))
     assert result.exit_code == 2
     assert told in result.stderr
+
+
+def test_what_goes_along_with_a_new_cluster_is_told_once_and_without_warnings() -> None:
+    def both(objects: Objects) -> None:
+        container(objects)["image"] = "serve-app:0.2.0"
+        serve("port: 8000", "port: 9000")(objects)
+        serve("cpus: 1", "cpus: 2")(objects)
+
+    made = planned("base", both)
+    assert [change.detail.partition(":")[0] for change in made.changes] == [
+        "rayClusterConfig",
+        "serveConfigV2",
+    ]
+    assert not made.warnings

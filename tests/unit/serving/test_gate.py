@@ -189,6 +189,24 @@ async def test_requests_at_a_time_are_bounded_and_given_back() -> None:
     await enter(gate)
 
 
+async def test_requests_that_come_in_one_moment_do_not_pass_the_bound_together() -> None:
+    limited = ApiKey("team-a", key_digest(SCORE), "score", 1000, max_in_progress=2)
+    gate = Gate(Access((limited,), required=True))
+    most = inside = 0
+
+    async def stay() -> None:
+        nonlocal most, inside
+        async with gate.admit("/v1/score", f"Bearer {SCORE}"):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.01)
+            inside -= 1
+
+    ended = await asyncio.gather(*(stay() for _ in range(20)), return_exceptions=True)
+    assert most == 2
+    assert sum(isinstance(one, RateLimitedError) for one in ended) == 18
+
+
 async def test_a_key_that_was_taken_away_is_good_no_longer() -> None:
     gate = Gate(Access(KEYS, required=True))
     await enter(gate)
