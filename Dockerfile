@@ -11,7 +11,7 @@ ARG BASE=cpu
 
 FROM ${PYTHON} AS build-cuda
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PATH=/opt/serve-app/bin:$PATH
-ARG EXTRAS=siglip,transformers,remote,s3
+ARG EXTRAS=siglip,transformers,remote,s3,otel
 WORKDIR /src
 RUN python -m venv /opt/serve-app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -24,7 +24,7 @@ RUN pip install -c constraints.txt ".[${EXTRAS}]" \
 # package index decides, as in `build-cuda`.
 FROM ${PYTHON} AS build-cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PATH=/opt/serve-app/bin:$PATH
-ARG EXTRAS=siglip,transformers,remote,s3
+ARG EXTRAS=siglip,transformers,remote,s3,otel
 ARG TORCH_INDEX
 WORKDIR /src
 RUN python -m venv /opt/serve-app

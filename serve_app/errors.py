@@ -13,6 +13,7 @@ ServeAppError
 │   ├── UnknownMetricError
 │   ├── UnsupportedOperationError
 │   ├── BodyTimeoutError
+│   ├── ClientGoneError
 │   ├── UnauthorizedError
 │   ├── ForbiddenError
 │   └── RateLimitedError
@@ -185,6 +186,14 @@ class BodyTimeoutError(RequestError):
     code = "body_timeout"
     status_code = 408
     title = "Body too slow"
+
+
+class ClientGoneError(RequestError):
+    """The client went away before it was answered; nobody hears this but logs and metrics."""
+
+    code = "client_gone"
+    status_code = 499
+    title = "Client went away"
 
 
 class UnauthorizedError(RequestError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -16,7 +16,9 @@ from serve_app.engine.local import build_local_executor
 from serve_app.models.placement import PoolPlacement
 from serve_app.models.registry import DynamicModelRegistry
 from serve_app.serving.api import create_api
+from serve_app.serving.finished import OnFinished
 from serve_app.serving.gate import Gate
+from serve_app.serving.load import Load
 from serve_app.serving.local_service import LocalService
 
 MODELS = {
@@ -33,14 +35,17 @@ ROUTING = {"experiments": {"trial": {"arms": {"broken": 0, "fake": 100}}}}
 
 
 @contextmanager
-def serving(limits: Limits | None = None, gate: Gate | None = None) -> Iterator[str]:
+def serving(
+    limits: Limits | None = None, gate: Gate | None = None, on_finished: Sequence[OnFinished] = ()
+) -> Iterator[str]:
     """Runs the service in a thread; gives its address."""
     limits = limits or Limits()
     registry = DynamicModelRegistry({"default": PoolPlacement()})
     routing = RoutingDocument(ROUTING, Origin("test"))
     snapshot = registry.update(Document(MODELS, Origin("test")), routing)
     service = LocalService(snapshot, build_local_executor(snapshot), limits)
-    api = create_api(service, limits, 64, gate=gate)
+    load = Load(64, limits.max_bodies_bytes)
+    api = create_api(service, limits, load, gate=gate, on_finished=on_finished)
     config = uvicorn.Config(api, host="127.0.0.1", port=0, log_level="error", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -20,6 +20,7 @@ from serve_app.config.declaration import read_declaration
 from serve_app.config.ray_environment import free_ports
 from serve_app.engine.local import build_local_executor
 from serve_app.serving.api import create_api
+from serve_app.serving.load import Load
 from serve_app.serving.local_service import LocalService
 
 
@@ -62,7 +63,7 @@ def serving(models: Mapping[str, Any]) -> Iterator[RemoteServer]:
     declared = read_declaration({"SIMILARITY_MODELS": yaml.safe_dump(dict(models))})
     snapshot = snapshot_here(declared.models, threads=1)
     service = LocalService(snapshot, build_local_executor(snapshot), Limits())
-    api = create_api(service, Limits(), 100, answers_request_id=True)
+    api = create_api(service, Limits(), Load(100, 2**29), answers_request_id=True)
     server = RemoteServer()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

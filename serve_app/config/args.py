@@ -137,6 +137,9 @@ class AppArgs(Strict):
         control: The control plane.
         limits: Bounds on what one caller may ask.
         log_level: Level of the application's log.
+        log_format: `text`, or a JSON object a line.
+        access_log: Share of the requests that the access log has; 0: none. With any, it has all
+            that the service failed.
     """
 
     pools: tuple[PoolArgs, ...] = (PoolArgs(),)
@@ -144,6 +147,8 @@ class AppArgs(Strict):
     control: ControlArgs = ControlArgs()
     limits: Limits = Limits()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    access_log: float = Field(default=0.0, ge=0, le=1)
 
     @field_validator("pools")
     @classmethod

@@ -37,12 +37,14 @@ class Answered:
         routed: Where it went.
         seconds: From the beginning to the end.
         outcome: How it ended.
+        response: What was answered, if anything was.
     """
 
     request: ScoreRequest | EmbedRequest
     routed: Routed
     seconds: float
     outcome: Outcome
+    response: ScoreResponse | EmbedResponse | None = None
 
 
 Listener = Callable[[Answered], None]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve_app.config.spec import ModelSpec
+from serve_app.engine.observer import EngineObserver, tell
 from serve_app.engine.parity import check_parity
 from serve_app.errors import ModelLoadError
 from serve_app.models.base import ModelInfo, SimilarityModel
@@ -46,17 +47,30 @@ Loader = Callable[[ResolvedModel], LoadedModel]
 """Blocking; raises `ModelLoadError`, or anything else, when it cannot."""
 
 
-def model_loader(factory: SimilarityModelFactory, cache: WeightsCache | None = None) -> Loader:
+def model_loader(
+    factory: SimilarityModelFactory,
+    cache: WeightsCache | None = None,
+    observer: EngineObserver | None = None,
+) -> Loader:
     """Returns the loader that makes models with this factory.
 
     Args:
         factory: Knows the backends.
         cache: Where weights from other machines are kept; None: they cannot be loaded.
+        observer: Is told, in the thread of the load, where weights came from.
     """
 
     def load(resolved: ResolvedModel) -> LoadedModel:
+        downloaded = False
+
+        def progress(done: int, total: int | None) -> None:
+            nonlocal downloaded
+            downloaded = True
+
         # Until it is loaded: backends keep no file open.
-        with localised(resolved.spec, cache) as spec:
+        with localised(resolved.spec, cache, progress) as spec:
+            if observer is not None and spec is not resolved.spec:
+                tell(lambda: observer.weights(resolved.id, downloaded=downloaded))
             return _loaded(resolved, spec, factory)
 
     return load

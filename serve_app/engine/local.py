@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from serve_app.engine.batcher import MicroBatcher
+from serve_app.engine.batcher import BatchOutcome, MicroBatcher
 from serve_app.engine.lanes import IMAGE, PAIR, TEXT, EncodedText, ScoredPair, lanes_of
 from serve_app.engine.loading import LoadedModel, Loader, model_loader
+from serve_app.engine.observer import BatchRun, EngineObserver, Unobserved, tell
 from serve_app.engine.pair_scores import asked_scores, pair_scores
 from serve_app.engine.permit import DevicePermit
 from serve_app.engine.pool import Listener, ModelPool, ModelState, PoolListeners
@@ -24,6 +26,7 @@ from serve_app.errors import (
 from serve_app.models.base import DualEncoder, Embeddings, ModelInfo
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.snapshot import ResolvedModel, Snapshot
+from serve_app.observability.tracing import note, span
 from serve_app.scoring.metrics import METRICS
 from serve_app.types import ItemFault
 from serve_app.weights.cache import WeightsCache
@@ -38,6 +41,7 @@ class LocalExecutor:
         pool: Holds the models.
         permit: The device.
         max_waiting: Most images and texts that wait for one model.
+        observer: Is told of batches and waits.
     """
 
     def __init__(
@@ -46,7 +50,9 @@ class LocalExecutor:
         pool: ModelPool,
         permit: DevicePermit,
         max_waiting: int = 1024,
+        observer: EngineObserver | None = None,
     ) -> None:
+        self._observer = observer or Unobserved()
         self._pool = pool
         self._permit = permit
         self._max_waiting = max_waiting
@@ -71,6 +77,11 @@ class LocalExecutor:
         self._pool.set_pinned(model.id for model in (*snapshot.preloaded(), *candidates))
         self._pool.keep_only(model.id for model in snapshot.addressable())
 
+    @property
+    def waiting(self) -> int:
+        """Images, texts and pairs that wait for the device."""
+        return sum(batcher.waiting for _, batcher in self._batchers.values())
+
     async def describe(self, model_id: str) -> ModelInfo:
         """See `Executor.describe`."""
         async with self._pool.lease(self._snapshot.by_id(model_id)) as loaded:
@@ -94,7 +105,7 @@ class LocalExecutor:
                 raise UnsupportedOperationError(
                     f"{work.model_id} scores pairs and has no embeddings; choose a dual encoder."
                 )
-            batch = await self._batcher(loaded).submit({IMAGE: work.images, TEXT: work.texts})
+            batch = await self._submit(loaded, {IMAGE: work.images, TEXT: work.texts})
         images, texts = batch.results[IMAGE], batch.results[TEXT]
         _check_available((*images, *texts))
         return EmbedOutcome(
@@ -129,7 +140,7 @@ class LocalExecutor:
 
     def _give_way(self, work: ScoreWork | EmbedWork) -> None:
         """Refuses a shadow's work while anything waits for the device, which all models share."""
-        waiting = sum(batcher.waiting for _, batcher in self._batchers.values())
+        waiting = self.waiting
         if work.shadow and waiting:
             raise OverloadedError(
                 f"{waiting} images and texts are waiting for the device; shadows come after them."
@@ -140,9 +151,26 @@ class LocalExecutor:
         if known is not None and known[0] is loaded:
             return known[1]
         lanes = lanes_of(loaded.model, loaded.info.capabilities.max_batch)
-        batcher = MicroBatcher(lanes, self._permit, self._max_waiting)
+        batcher = MicroBatcher(
+            lanes,
+            self._permit,
+            self._max_waiting,
+            on_batch=partial(self._note_batch, loaded.info.id),
+        )
         self._batchers[loaded.info.id] = loaded, batcher
         return batcher
+
+    async def _submit(
+        self, loaded: LoadedModel, items: Mapping[str, Sequence[Any]]
+    ) -> BatchOutcome:
+        with span("batch", **{"similarity.model": loaded.info.id}):
+            batch = await self._batcher(loaded).submit(items)
+            note(queue_ms=batch.queue_ms, model_ms=batch.model_ms)
+        tell(lambda: self._observer.waited(loaded.info.id, batch.queue_ms))
+        return batch
+
+    def _note_batch(self, model_id: str, run: BatchRun) -> None:
+        tell(lambda: self._observer.batch(model_id, run))
 
     def forget(self, model_id: str) -> None:
         """Drops the batcher of a model that was unloaded; nothing waits in it without a lease."""
@@ -154,7 +182,7 @@ class LocalExecutor:
         # A metric with a prefix needs other text embeddings; metrics without share theirs.
         prefixes = list(dict.fromkeys(METRICS[name].text_prefix for name in work.metrics))
         variants = list(dict.fromkeys(prefix + text for prefix in prefixes for text in work.texts))
-        batch = await self._batcher(loaded).submit({IMAGE: work.images, TEXT: variants})
+        batch = await self._submit(loaded, {IMAGE: work.images, TEXT: variants})
         images: list[Any] = batch.results[IMAGE]
         _check_available((*images, *batch.results[TEXT]))
         texts: dict[str, Any] = dict(zip(variants, batch.results[TEXT], strict=True))
@@ -170,7 +198,7 @@ class LocalExecutor:
 
     async def _score_pairs(self, loaded: LoadedModel, work: ScoreWork) -> ScoreOutcome:
         pairs = [(work.images[image], work.texts[text]) for image, text in work.pairs]
-        batch = await self._batcher(loaded).submit({PAIR: pairs})
+        batch = await self._submit(loaded, {PAIR: pairs})
         found: list[ScoredPair | ItemFault] = batch.results[PAIR]
         _check_available(found)
         tokens = [0] * len(work.texts)
@@ -196,6 +224,7 @@ def build_local_executor(
     max_waiting: int = 1024,
     load: Loader | None = None,
     cache: WeightsCache | None = None,
+    observer: EngineObserver | None = None,
 ) -> LocalExecutor:
     """Wires an executor: model pool, factory and device. Needs no running event loop.
 
@@ -210,6 +239,7 @@ def build_local_executor(
         max_waiting: Most images and texts that wait for one model.
         load: Loads a model; default: the built-in and installed backends.
         cache: Where these keep weights from other machines.
+        observer: Is told of loads, batches and waits.
     """
     permit = DevicePermit()
 
@@ -219,14 +249,15 @@ def build_local_executor(
             on_unloaded(model_id)
 
     pool = ModelPool(
-        load or model_loader(SimilarityModelFactory(), cache),
+        load or model_loader(SimilarityModelFactory(), cache, observer),
         memory_bytes,
         unload_in=permit.threads,
         load_timeout_s=load_timeout_s,
         idle_ttl_s=idle_ttl_s,
         listeners=PoolListeners(on_loading, on_loaded, unloaded),
+        observer=observer,
     )
-    executor = LocalExecutor(snapshot, pool, permit, max_waiting)
+    executor = LocalExecutor(snapshot, pool, permit, max_waiting, observer)
     return executor
 
 

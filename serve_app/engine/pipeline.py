@@ -49,6 +49,7 @@ from serve_app.inputs.preprocess import ImagePreprocess
 from serve_app.inputs.source import check_text
 from serve_app.models.base import ModelInfo
 from serve_app.models.snapshot import ResolvedModel, Snapshot
+from serve_app.observability.tracing import note, span
 from serve_app.routing.table import Route
 from serve_app.types import (
     EmbedRequest,
@@ -178,7 +179,8 @@ class ScoringPipeline:
         plan = plan_scores(model_id, metrics, pairs, images, texts)
         outcome = None
         if plan.work is not None:
-            outcome = await self._executor.score(replace(plan.work, shadow=turn.shadow))
+            with span("model"):
+                outcome = await self._executor.score(replace(plan.work, shadow=turn.shadow))
             timer.model(outcome.queue_ms, outcome.model_ms)
         results = results_of(
             pairs,
@@ -214,7 +216,8 @@ class ScoringPipeline:
         plan = plan_embeddings(model_id, len(inputs), images, texts)
         outcome = None
         if plan.work is not None:
-            outcome = await self._executor.embed(replace(plan.work, shadow=turn.shadow))
+            with span("model"):
+                outcome = await self._executor.embed(replace(plan.work, shadow=turn.shadow))
             timer.model(outcome.queue_ms, outcome.model_ms)
         results = embeddings_of(
             plan, outcome, info.capabilities.context_length, request.on_truncate
@@ -238,6 +241,7 @@ class ScoringPipeline:
         request = replace(request, request_id=request_id)
         routed: Routed | None = None
         outcome: Outcome | None = None
+        response: Response | None = None
         self.in_flight += 1
         try:
             async with self._deadline():
@@ -245,6 +249,7 @@ class ScoringPipeline:
                 request = await self._urls.fetched(request)
                 while True:
                     routed = await route_request(snapshot, request, request_id)
+                    note(**_told(routed))
                     try:
                         response = await answer(request, Turn(routed, timer))
                         break
@@ -260,7 +265,7 @@ class ScoringPipeline:
             self.in_flight -= 1
             # Without an outcome, its caller has given it up.
             if routed is not None and outcome is not None and self._on_answered is not None:
-                self._on_answered(Answered(request, routed, timer.seconds, outcome))
+                self._on_answered(Answered(request, routed, timer.seconds, outcome, response))
 
     async def _later_than(self, snapshot: Snapshot) -> Snapshot:
         while self._snapshot is snapshot:
@@ -278,7 +283,8 @@ class ScoringPipeline:
     ) -> Distinct[PreparedImage]:
         keys = await self._images.keys(list(images.values()))
         found = distinct(images, keys)
-        return Distinct(await self._images.prepare(found.items, preprocess), found.rows)
+        with span("decode", images=len(found.items)):
+            return Distinct(await self._images.prepare(found.items, preprocess), found.rows)
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:
@@ -293,3 +299,14 @@ class ScoringPipeline:
                 f"The answer took longer than {self._limits.request_timeout_s:g} s "
                 "(`limits.request_timeout_s`)."
             ) from None
+
+
+def _told(routed: Routed) -> dict[str, str]:
+    """What a trace is told of where a request goes."""
+    told = {"similarity.model": routed.model.id}
+    if routed.experiment is not None:
+        told |= {
+            "similarity.experiment": routed.experiment.name,
+            "similarity.arm": routed.experiment.arm,
+        }
+    return told

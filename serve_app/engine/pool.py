@@ -22,6 +22,7 @@ from serve_app.config.checkpoints import weights_file
 from serve_app.engine.failures import LoadFailure, LoadFailures, as_load_error
 from serve_app.engine.loading import LoadedModel, Loader
 from serve_app.engine.memory import available_memory
+from serve_app.engine.observer import EngineObserver, Unobserved, tell
 from serve_app.engine.threads import run_within
 from serve_app.engine.vacancies import Vacancies
 from serve_app.errors import (
@@ -88,6 +89,7 @@ class ModelPool:
         load_timeout_s: Seconds until a load counts as failed, where the spec does not say.
         idle_ttl_s: Seconds after which `unload_idle` unloads what nobody used; None: never.
         listeners: Who is told what is loaded.
+        observer: Is told how loads went.
         clock: Steady seconds; decides when a failed load may be tried again, and what is idle.
         available_bytes: What the process can still take, for models on a CPU.
     """
@@ -101,6 +103,7 @@ class ModelPool:
         load_timeout_s: float = 600.0,
         idle_ttl_s: float | None = None,
         listeners: PoolListeners | None = None,
+        observer: EngineObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
         available_bytes: Callable[[], int] = available_memory,
     ) -> None:
@@ -112,6 +115,7 @@ class ModelPool:
         self._clock = clock
         self._available_bytes = available_bytes
         self._listeners = listeners or PoolListeners()
+        self._observer = observer or Unobserved()
         self._entries: dict[str, _Entry] = {}  # least recently used first
         self._failures = LoadFailures(clock)
         self._measured: dict[str, int] = {}  # bytes of every model that was ever loaded
@@ -310,13 +314,16 @@ class ModelPool:
                 self._failures.forget(model_id)
                 entry.loaded, entry.loading = loaded, None
                 self._tell(self._listeners.on_loaded, model_id)
+                tell(lambda: self._observer.loaded(model_id, loaded.info.load_seconds))
                 if entry.unwanted and not entry.leases:
                     self._drop(entry)
                 self._evict()
             return None
         except Exception as error:
             logger.warning("model %s could not be loaded", model_id, exc_info=error)
-            failure = self._failures.add(model_id, as_load_error(model_id, error))
+            cause = as_load_error(model_id, error)
+            tell(lambda: self._observer.load_failed(model_id, cause.code))
+            failure = self._failures.add(model_id, cause)
             if entry.unwanted:
                 self._failures.forget(model_id)
             entry.loading = None

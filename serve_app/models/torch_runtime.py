@@ -152,3 +152,19 @@ def run_chunked(
             continue
         release_memory()  # outside the handler: the traceback holds the failed batch's tensors
     return results
+
+
+def gpu_memory() -> dict[str, int]:
+    """Bytes of this process' GPU: `allocated` and `reserved` by torch, `free` and `total` in all.
+
+    Empty while torch has not used it: looking would take hundreds of megabytes of it.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "allocated": torch.cuda.memory_allocated(),
+        "reserved": torch.cuda.memory_reserved(),
+        "free": free,
+        "total": total,
+    }

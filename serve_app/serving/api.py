@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
@@ -14,9 +16,16 @@ from fastapi.responses import Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from serve_app.config.access import Access
+from serve_app.config.access import Access, ApiKey
 from serve_app.config.args import Limits
-from serve_app.errors import NotReadyError, OverloadedError, ServeAppError, UnexpectedError
+from serve_app.engine.answered import OK
+from serve_app.errors import (
+    ClientGoneError,
+    NotReadyError,
+    OverloadedError,
+    ServeAppError,
+    UnexpectedError,
+)
 from serve_app.serving import schemas
 from serve_app.serving.answers import (
     embeddings_answer,
@@ -25,6 +34,7 @@ from serve_app.serving.answers import (
     score_answer,
 )
 from serve_app.serving.bodies import embed_request, score_request
+from serve_app.serving.finished import UNKNOWN_PATH, FinishedRequest, OnFinished
 from serve_app.serving.gate import ADMIN_PREFIX, HEALTH_PATHS, Gate
 from serve_app.serving.headers import ANSWER_HEADERS, DOCS_HEADERS
 from serve_app.serving.load import Load
@@ -69,21 +79,22 @@ class ScoringService(Protocol):
 def create_api(
     service: ScoringService,
     limits: Limits,
-    max_in_flight: int,
+    load: Load,
     *,
     gate: Gate | None = None,
     answers_request_id: bool = True,
+    on_finished: Sequence[OnFinished] = (),
 ) -> FastAPI:
     """The FastAPI application over a service.
 
     Args:
         service: What scores.
         limits: Bounds on bodies.
-        max_in_flight: Requests worked on at a time; further ones are turned away at once with
-            `overloaded`, so that those inside keep their latency.
+        load: How much is taken on; what is beyond that is turned away with `overloaded`.
         gate: Asks for keys; None: everybody scores, and nobody operates.
         answers_request_id: Whether to put `x-request-id` on answers; false under Ray Serve, which
             puts it there itself.
+        on_finished: Are told of each request when it is over; quick, and never raise.
     """
     api = FastAPI(
         title="serve_app",
@@ -94,8 +105,7 @@ def create_api(
         redoc_url=None,
     )
     _add_errors(api)
-    load = Load(max_in_flight, limits.max_bodies_bytes)
-    _add_request_scope(api, gate or Gate(Access()), load, answers_request_id)
+    _add_request_scope(api, gate or Gate(Access()), load, answers_request_id, on_finished)
     _add_scoring(api, service, limits)
     _add_inventory(api, service)
     api.openapi = lambda: openapi_document(api)  # type: ignore[method-assign]
@@ -176,14 +186,16 @@ def _body(name: str, *, multipart: bool) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+_ALL_FAILED = "all_items_failed"
 _REQUEST_PROBLEMS = (400, 404, 408, 413, 415, 422, 500, 503, 504)
 
 
 def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
-    def scored(response: ScoreResponse) -> Response:
+    def scored(request: Request, response: ScoreResponse) -> Response:
+        request.state.response = response
         failed = [result for result in response.results if result.error is not None]
         if response.results and len(failed) == len(response.results):
-            return _all_failed(response)
+            return _all_failed(request, response)
         return _json(score_answer(response))
 
     @api.post(
@@ -195,7 +207,7 @@ def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
     )
     async def score(request: Request) -> Response:
         asked = await score_request(request, limits, _request_id(request), schemas.ScoreBody)
-        return scored(await service.score(asked))
+        return scored(request, await service.score(asked))
 
     @api.post(
         "/v1/rank",
@@ -206,7 +218,7 @@ def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
     )
     async def rank(request: Request) -> Response:
         asked = await score_request(request, limits, _request_id(request), schemas.RankBody)
-        return scored(await service.rank(asked))
+        return scored(request, await service.rank(asked))
 
     @api.post(
         "/v1/embeddings",
@@ -217,14 +229,15 @@ def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
     )
     async def embeddings(request: Request) -> Response:
         asked, encoding_format = await embed_request(request, limits, _request_id(request))
-        response = await service.embed(asked)
+        request.state.response = response = await service.embed(asked)
         failed = [result for result in response.results if result.error is not None]
         if response.results and len(failed) == len(response.results):
             first = failed[0]
             detail = first.error.detail if first.error else ""
+            request.state.code = _ALL_FAILED
             return problem(
                 status=422,
-                code="all_items_failed",
+                code=_ALL_FAILED,
                 title="Every item failed",
                 detail=f"No input could be embedded; the first: {detail}",
                 request_id=response.id,
@@ -237,12 +250,13 @@ def _add_scoring(api: FastAPI, service: ScoringService, limits: Limits) -> None:
         return _json(embeddings_answer(response, encoding_format))
 
 
-def _all_failed(response: ScoreResponse) -> Response:
+def _all_failed(request: Request, response: ScoreResponse) -> Response:
     first = response.results[0].error
     detail = f"No pair could be scored; the first: {first.detail if first else ''}"
+    request.state.code = _ALL_FAILED
     return problem(
         status=422,
-        code="all_items_failed",
+        code=_ALL_FAILED,
         title="Every item failed",
         detail=detail,
         request_id=response.id,
@@ -304,7 +318,13 @@ def _add_inventory(api: FastAPI, service: ScoringService) -> None:
         return _json({"status": "ok"})
 
 
-def _add_request_scope(api: FastAPI, gate: Gate, load: Load, answers_request_id: bool) -> None:
+def _add_request_scope(
+    api: FastAPI,
+    gate: Gate,
+    load: Load,
+    answers_request_id: bool,
+    on_finished: Sequence[OnFinished],
+) -> None:
     async def admitted(
         request: Request, path: str, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
@@ -314,6 +334,23 @@ def _add_request_scope(api: FastAPI, gate: Gate, load: Load, answers_request_id:
         with load.taking(counted=counted) as request.state.load:
             return await call_next(request)
 
+    async def answer(
+        request: Request, path: str, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        shown = request.headers.get("authorization", "")
+        try:
+            async with gate.admit(path, shown) as request.state.key:
+                return await admitted(request, path, call_next)
+        except ServeAppError as error:
+            return _problem(request, error)
+        except Exception:
+            request_id = _request_id(request)
+            logger.exception("request %s failed unexpectedly", request_id)
+            unexpected = UnexpectedError(
+                f"The service failed unexpectedly; its log has the cause under {request_id}."
+            )
+            return _problem(request, unexpected)
+
     @api.middleware("http")
     async def request_scope(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
@@ -321,32 +358,54 @@ def _add_request_scope(api: FastAPI, gate: Gate, load: Load, answers_request_id:
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
         request.state.request_id = request_id
+        request.state.code, request.state.key, request.state.response = OK, None, None
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        shown = request.headers.get("authorization", "")
+        started = time.perf_counter()
+        status = ClientGoneError.status_code
         try:
-            async with gate.admit(path, shown) as request.state.key:
-                response = await admitted(request, path, call_next)
-        except ServeAppError as error:
-            response = problem_from_error(error, request_id)
-        except Exception:
-            logger.exception("request %s failed unexpectedly", request_id)
-            unexpected = UnexpectedError(
-                f"The service failed unexpectedly; its log has the cause under {request_id}."
-            )
-            response = problem_from_error(unexpected, request_id)
+            response = await answer(request, path, call_next)
+            status = response.status_code
+        except asyncio.CancelledError:
+            request.state.code = ClientGoneError.code
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            for tell in on_finished:
+                tell(_finished(request, status, seconds))
         response.headers.update(DOCS_HEADERS if path == "/docs" else ANSWER_HEADERS)
         if answers_request_id:
             response.headers["x-request-id"] = request_id
         return response
 
 
+def _finished(request: Request, status: int, seconds: float) -> FinishedRequest:
+    state = request.state
+    key: ApiKey | None = state.key
+    response: ScoreResponse | EmbedResponse | None = state.response
+    return FinishedRequest(
+        id=state.request_id,
+        method=request.method,
+        path=getattr(request.scope.get("route"), "path", UNKNOWN_PATH),
+        status=status,
+        code=state.code,
+        seconds=seconds,
+        key=None if key is None else key.name,
+        model=None if response is None else response.model,
+        experiment=None if response is None else response.experiment,
+    )
+
+
+def _problem(request: Request, error: ServeAppError) -> Response:
+    request.state.code = error.code
+    return problem_from_error(error, _request_id(request))
+
+
 def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(ServeAppError)
     async def ours(request: Request, error: ServeAppError) -> Response:
-        request_id = _request_id(request)
         if error.status_code >= 500 and not isinstance(error, OverloadedError):
-            logger.warning("request %s: %s: %s", request_id, error.code, error.detail)
-        return problem_from_error(error, request_id)
+            logger.warning("request %s: %s: %s", _request_id(request), error.code, error.detail)
+        return _problem(request, error)
 
     @api.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> Response:
@@ -355,9 +414,10 @@ def _add_errors(api: FastAPI) -> None:
             404: f"There is nothing at {request.url.path}; see /docs.",
             405: f"{request.method} is not allowed at {request.url.path}; see /docs.",
         }
+        request.state.code = code = codes.get(error.status_code, "http_error")
         return problem(
             status=error.status_code,
-            code=codes.get(error.status_code, "http_error"),
+            code=code,
             title=str(error.detail),
             detail=details.get(error.status_code, str(error.detail)),
             request_id=_request_id(request),

@@ -16,6 +16,7 @@ from serve_app.config.args import Limits
 from serve_app.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
+    ClientGoneError,
     InvalidJsonError,
     InvalidRequestError,
     TooManyPairsError,
@@ -49,7 +50,7 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes
         async with asyncio.timeout(timeout_s):
             return await _read(request, max_bytes)
     except ClientDisconnect:  # nobody hears this; it is no failure of the service
-        raise InvalidRequestError("The connection ended before the body did.") from None
+        raise ClientGoneError("The connection ended before the body did.") from None
     except TimeoutError:
         raise BodyTimeoutError(f"The body did not come within {timeout_s:g} s.") from None
 

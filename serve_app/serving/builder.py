@@ -42,7 +42,9 @@ def build_application(
         placements: Pool name → device and threads, resolved.
     """
     # Serve's access log costs more than the request's routing; ours names errors and slow loads.
-    logging = LoggingConfig(log_level=args.log_level, enable_access_log=False)
+    logging = LoggingConfig(
+        encoding=args.log_format.upper(), log_level=args.log_level, enable_access_log=False
+    )
     control = serve.deployment(
         Control,
         name="control",
@@ -74,6 +76,7 @@ def build_application(
             3 * pool.max_ongoing_requests * args.limits.max_pairs,
             args.log_level,
             configuration.cache,
+            gpu=placements[pool.name].device == "cuda",
         )
         for pool in args.pools
     }

@@ -16,14 +16,16 @@ from serve_app.engine.experiment_counts import ExperimentCounts
 from serve_app.errors import NotReadyError
 from serve_app.inputs.fetch import fetcher
 from serve_app.models.snapshot import ResolvedModel
+from serve_app.serving.access_log import AccessLog
 from serve_app.serving.admin import add_admin
 from serve_app.serving.api import create_api
 from serve_app.serving.control_link import RayControlLink
 from serve_app.serving.follower import Follower
 from serve_app.serving.gate import Gate
 from serve_app.serving.inventory import replicas_answer
+from serve_app.serving.load import Load
 from serve_app.serving.logs import log_to_serve
-from serve_app.serving.metrics import RayMetrics
+from serve_app.serving.metrics import IngressMetrics
 from serve_app.serving.ray_executor import RayExecutor
 from serve_app.serving.service import PipelineService
 
@@ -65,8 +67,10 @@ class Ingress(PipelineService):
         follower = Follower(self._control, Member(f"ingress-{me}", "ingress"), self._follow)
         snapshot = await follower.join()
         self._ray_executor = RayExecutor(snapshot, pools)
-        metrics = RayMetrics()
+        self._traffic = metrics = IngressMetrics()
         self._gate = Gate(snapshot.access, snapshot.ingresses, metrics.refused)
+        self._load = Load(args.ingress.max_ongoing_requests, args.limits.max_bodies_bytes)
+        metrics.watch(self._load)
         super().__init__(
             snapshot,
             self._ray_executor,
@@ -78,8 +82,14 @@ class Ingress(PipelineService):
         follower.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        bound = self._args.ingress.max_ongoing_requests
-        api = create_api(self, self._args.limits, bound, gate=self._gate, answers_request_id=False)
+        api = create_api(
+            self,
+            self._args.limits,
+            self._load,
+            gate=self._gate,
+            answers_request_id=False,
+            on_finished=(self._traffic.finished, AccessLog(self._args.access_log).note),
+        )
         if self._operated:
             add_admin(api, self._control)
         return api

@@ -23,6 +23,16 @@ class Load:
         self._requests = 0
         self._bodies = ByteBudget(max_body_bytes)
 
+    @property
+    def requests(self) -> int:
+        """Worked on now."""
+        return self._requests
+
+    @property
+    def body_bytes(self) -> int:
+        """Of bodies that are held now."""
+        return self._bodies.used
+
     @contextmanager
     def taking(self, *, counted: bool) -> Iterator[RequestLoad]:
         """A request for the length of the block, of which nothing is known yet.

@@ -23,6 +23,7 @@ from serve_app.models.snapshot import ResolvedModel
 from serve_app.serving.control_link import RayControlLink
 from serve_app.serving.follower import Follower
 from serve_app.serving.logs import log_to_serve
+from serve_app.serving.replica_metrics import ReplicaMetrics
 from serve_app.weights.cache import cache_of
 
 logger = logging.getLogger("serve_app.serving")
@@ -43,6 +44,7 @@ class PoolReplica:
         max_waiting: Most images and texts that wait for one model.
         log_level: Level of the application's log.
         cache: Where weights from other machines are kept on this node.
+        gpu: Whether the pool computes on one.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
@@ -52,11 +54,14 @@ class PoolReplica:
         max_waiting: int,
         log_level: str,
         cache: CacheSettings,
+        *,
+        gpu: bool = False,
     ) -> None:
         log_to_serve(log_level)
         self._pool = pool.name
         self._id = serve.get_replica_context().replica_id.unique_id
         self._announcements: set[asyncio.Task[None]] = set()
+        metrics = ReplicaMetrics(pool.name, gpu=gpu)
         self._executor: LocalExecutor = build_local_executor(
             None,
             memory_bytes=pool.memory_bytes,
@@ -65,7 +70,9 @@ class PoolReplica:
             cache=cache_of(cache),
             on_loading=self._announce,
             on_unloaded=self._retract,
+            observer=metrics,
         )
+        metrics.watch(self._executor)
         self._residents = Residents(self._executor.pool, self._changed, self._announce_report)
         self._member = Member(f"{pool.name}-{self._id}", "pool", pool.name)
         self._follower = Follower(RayControlLink(control), self._member, self._update, self._report)

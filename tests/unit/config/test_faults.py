@@ -61,7 +61,7 @@ def test_specs_faults_are_for_people(raw: Any, key: str, message: str) -> None:
         (
             {"zebra": 1},
             "x.zebra",
-            "unknown key; known are: control, ingress, limits, log_level, pools",
+            "unknown key; known are: access_log, control, ingress, limits, log_format",
         ),
     ],
 )

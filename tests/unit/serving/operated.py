@@ -18,6 +18,7 @@ from serve_app.engine.local import build_local_executor
 from serve_app.serving.admin import add_admin
 from serve_app.serving.api import create_api
 from serve_app.serving.gate import Gate
+from serve_app.serving.load import Load
 from serve_app.serving.local_service import LocalService
 from tests.unit.control.fleet import Fleet, Ingress, Replica, fleet, spec
 
@@ -85,7 +86,7 @@ def operated(
             snapshot = await members.plane.current()
             service = LocalService(snapshot, build_local_executor(snapshot))
             ingress.took = lambda: service.update(ingress.snapshot)  # type: ignore[assignment,arg-type,method-assign]
-            api = create_api(service, Limits(), 8, gate=Gate(access))
+            api = create_api(service, Limits(), Load(8, 2**29), gate=Gate(access))
             if admin:
                 add_admin(api, members.plane)
             config = uvicorn.Config(api, host="127.0.0.1", port=0, log_level="error", ws="none")

@@ -20,6 +20,7 @@ from serve_app.models.placement import PoolPlacement
 from serve_app.models.registry import DynamicModelRegistry
 from serve_app.serving import schemas
 from serve_app.serving.api import create_api
+from serve_app.serving.load import Load
 from serve_app.serving.local_service import LocalService
 
 FAKE = {"backend": "serve_app.testing:FakeDualEncoder", "architecture": "fake"}
@@ -49,7 +50,7 @@ class Service:
         registry = DynamicModelRegistry({"default": PoolPlacement()})
         self.snapshot = registry.update(Document(MODELS, Origin("test")), document)
         self.service = LocalService(self.snapshot, build_local_executor(self.snapshot))
-        api = create_api(self.service, Limits(), 8)
+        api = create_api(self.service, Limits(), Load(8, 2**29))
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://service")
 
     async def ask(self, user: str = "me", path: str = "/v1/score", **body: Any) -> httpx.Response:

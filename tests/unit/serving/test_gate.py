@@ -21,6 +21,7 @@ from serve_app.config.args import Limits
 from serve_app.errors import RateLimitedError, UnauthorizedError
 from serve_app.serving.api import create_api, openapi_document
 from serve_app.serving.gate import HEALTH_PATHS, Gate
+from serve_app.serving.load import Load
 from tests.http_service import serving
 from tests.integration.support import drawing
 from tests.unit.serving.operated import TOKEN, operated
@@ -41,7 +42,7 @@ def guarded() -> Iterator[str]:
 
 def routes() -> list[tuple[str, str]]:
     nobody: Any = None
-    paths = openapi_document(create_api(nobody, Limits(), 1))["paths"]
+    paths = openapi_document(create_api(nobody, Limits(), Load(1, 1)))["paths"]
     found = [(method.upper(), path) for path, item in paths.items() for method in item]
     return [*found, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nowhere")]
 
