@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
+from serve_app.config.args import AppArgs
 from tests.kuberay.checks import documents, faults
 
 ROOT = Path(__file__).parents[2] / "kuberay"
 RENDERED = sorted((ROOT / "rendered").glob("*.yaml"))
 OVERLAYS = ["base", *sorted(path.name for path in (ROOT / "overlays").iterdir())]
+
+
+AUTOSCALED = ("autoscaling", "incremental-upgrade")
 
 
 def rayservice(name: str) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def test_pods_may_as_little_as_they_need(name: str) -> None:
         assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         # The autoscaler, beside the head, speaks to Kubernetes; nothing else does.
-        alone = name == "incremental-upgrade" and "serviceAccountName" not in pod
+        alone = name in AUTOSCALED and "serviceAccountName" not in pod
         assert pod["automountServiceAccountToken"] is alone
         for container in [*pod["containers"], *pod.get("initContainers", ())]:
             context = container["securityContext"]
@@ -125,6 +129,33 @@ def test_workers_are_ready_when_an_inference_passes(name: str) -> None:
     assert "local_raylet_healthz" in command
     assert "/-/healthz" in command
     assert "livenessProbe" not in worker["containers"][0], "no restart because of a broken model"
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_what_serve_may_have_finds_room(name: str) -> None:
+    """Else replicas wait for ever for a place. Serve spreads each deployment over the workers."""
+    spec = rayservice(name)["spec"]
+    cluster = spec["rayClusterConfig"]
+    (group,) = cluster["workerGroupSpecs"]
+    autoscaled = cluster.get("enableInTreeAutoscaling", False)
+    assert autoscaled is (name in AUTOSCALED)
+    workers = group["maxReplicas" if autoscaled else "replicas"]
+    (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
+    args = AppArgs.model_validate(application["args"])
+    requests = group["template"]["spec"]["containers"][0]["resources"]["requests"]
+    cpus, gpus = float(requests["cpu"]), float(requests.get("nvidia.com/gpu", 0))
+    for deployment in (args.ingress, *args.pools):
+        replicas = deployment.replicas
+        most = replicas if isinstance(replicas, int) else replicas.max_replicas
+        fewest = replicas if isinstance(replicas, int) else replicas.min_replicas
+        assert fewest >= group["minReplicas"], "each worker is worth its place"
+        on_one = -(-most // workers)
+        cpus -= on_one * deployment.cpus
+        wanted = getattr(deployment, "gpus", 0)
+        assert wanted != "auto"
+        gpus -= on_one * float(wanted)
+    assert cpus >= 0
+    assert gpus >= 0
 
 
 def test_only_the_demo_is_open_to_everybody() -> None:
