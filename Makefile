@@ -8,7 +8,7 @@ HOST   := 127.0.0.1
 PORT   := 8000
 MODEL  :=
 
-.PHONY: help serve test lint types layers bench bench-live openapi clean manifests
+.PHONY: help serve test lint types layers bench bench-live bench-delivery soak openapi clean manifests
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -34,6 +34,12 @@ bench: $(VENV)/.development  ## Measure speed and memory against plain open_clip
 
 bench-live: $(VENV)/.development  ## Measure changes, rollbacks and deaths under load (ARGS="--rounds 5")
 	$(BIN)/python -m serve_app.bench.live $(ARGS)
+
+bench-delivery: $(VENV)/.development  ## Measure what each way of bringing weights costs (ARGS="--rounds 3")
+	$(BIN)/python -m serve_app.bench.delivery $(ARGS)
+
+soak: $(VENV)/.development  ## Work for long, and see whether anything grows (ARGS="--minutes 20")
+	$(BIN)/python -m serve_app.bench.soak $(ARGS)
 
 manifests:  ## Render the overlays of kuberay/ anew (needs kubectl 1.27 or newer)
 	kubectl kustomize kuberay/base > kuberay/rendered/base.yaml

@@ -20,6 +20,11 @@ def _quantile(share: float, name: str, labels: str, by: str) -> str:
     return f"histogram_quantile({share}, {_rate(name, labels, f'{by}, le')})"
 
 
+def _share(part: str, whole: str) -> str:
+    """Zero where there is no series of the part: nothing of the kind has happened yet."""
+    return f"({part} / ({whole}) or 0 * ({whole}))"
+
+
 Panel = tuple[str, str, dict[str, str]]
 """Title, unit, and by legend what is drawn."""
 
@@ -34,11 +39,14 @@ ROWS: dict[str, list[Panel]] = {
             "Share that fails",
             "percentunit",
             {
-                "failed": _rate(
-                    "ray_similarity_http_requests_total", f'{_APP}, status=~"5.."', "application"
+                "failed": _share(
+                    _rate(
+                        "ray_similarity_http_requests_total",
+                        f'{_APP}, status=~"5.."',
+                        "application",
+                    ),
+                    _rate("ray_similarity_http_requests_total", _APP, "application"),
                 )
-                + " / "
-                + _rate("ray_similarity_http_requests_total", _APP, "application")
             },
         ),
         (
@@ -154,12 +162,12 @@ ROWS: dict[str, list[Panel]] = {
             "Shared instead of computed",
             "percentunit",
             {
-                "{{model}} {{cache}}": (
-                    hits := _rate("ray_similarity_cache_hits_total", _MODEL, "model, cache")
+                "{{model}} {{cache}}": "1 - "
+                + _share(
+                    misses := _rate("ray_similarity_cache_misses_total", _MODEL, "model, cache"),
+                    _rate("ray_similarity_cache_hits_total", _MODEL, "model, cache")
+                    + f" + {misses} or {misses}",
                 )
-                + f" / ({hits} + "
-                + _rate("ray_similarity_cache_misses_total", _MODEL, "model, cache")
-                + ")"
             },
         ),
         (

@@ -37,11 +37,13 @@ class LaunchOptions:
         host: Address to listen on.
         port: Port to listen on.
         args: The application's arguments.
+        metrics_port: Port at which Prometheus finds metrics; None: any that is free.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     args: AppArgs = field(default_factory=AppArgs)
+    metrics_port: int | None = None
 
     @property
     def url(self) -> str:
@@ -61,7 +63,9 @@ def launch(options: LaunchOptions, report: Callable[[str], None]) -> None:
         NotReadyError: The port is taken, or the application did not become ready; says why.
         DeviceUnavailableError: The pools ask for more GPUs than there are.
     """
-    _check_port(options)
+    _check_port(options.host, options.port, "--port")
+    if options.metrics_port is not None:
+        _check_port("0.0.0.0", options.metrics_port, "--metrics-port")  # noqa: S104 - Ray's choice
     with _stop_on_signal() as signals, run_folder() as folder:
         set_ray_environment(folder)
         try:
@@ -124,16 +128,16 @@ def run_folder() -> Iterator[Path]:
         guardian.communicate()  # closes its input and waits until it is done
 
 
-def _check_port(options: LaunchOptions) -> None:
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+def _check_port(host: str, port: int, option: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((options.host, options.port))
+            probe.bind((host, port))
         except OSError as error:
             raise NotReadyError(
-                f"Cannot listen on {options.host}:{options.port}: {error.strerror}. "
-                "Is another service running there? Stop it, or choose --port."
+                f"Cannot listen on {host}:{port}: {error.strerror}. "
+                f"Is another service running there? Stop it, or choose {option}."
             ) from error
 
 
@@ -148,6 +152,7 @@ def _start_ray(options: LaunchOptions) -> None:
         num_cpus=max(os.cpu_count() or 1, _cpus(options.args)),
         object_store_memory=_OBJECT_STORE_BYTES,
         include_dashboard=False,
+        _metrics_export_port=options.metrics_port,
         logging_level="ERROR",
         log_to_driver=False,
     )

@@ -25,6 +25,16 @@ from serve_app.errors import NotReadyError
 _STOP_WITHIN_S = 60.0
 _PROBES = 10
 _REPLICA = "ServeReplica:"
+_ON_EACH_NODE = (
+    "/raylet/raylet",
+    "DashboardAgent",
+    "RuntimeEnvAgent",
+    "log_monitor.py",
+    "ProxyActor",
+    "HAProxyManager",
+    "/haproxy ",
+)
+_ON_THE_HEAD = ("gcs_server", "dashboard.py", "monitor.py", "ServeController")
 
 
 class ServiceProcess:
@@ -155,6 +165,32 @@ class ServiceProcess:
         """Process ids of a deployment's replicas that are alive now."""
         return [process.pid for name, process in self._replicas() if name == deployment]
 
+    def groups(self) -> dict[str, dict[str, float]]:
+        """Memory (PSS, bytes), open handles and threads of the service's processes.
+
+        Returns:
+            By deployment, what of Ray and Serve is on each node (`node`), and on the head alone
+            (`head`), for the process that started them (`driver`), and for `all`.
+        """
+        found: dict[str, dict[str, float]] = {}
+        replicas = {process.pid: name for name, process in self._replicas()}
+        for process in [self._process, *self._family()]:
+            try:
+                with process.oneshot():
+                    memory = process.memory_full_info()
+                    figures = {
+                        "memory": getattr(memory, "pss", memory.rss),
+                        "handles": process.num_fds(),
+                        "threads": process.num_threads(),
+                    }
+            except psutil.Error:  # it has just ended
+                continue
+            for group in (replicas.get(process.pid) or _part_of_ray(process), "all"):
+                known = found.setdefault(group, dict.fromkeys(figures, 0.0))
+                for name, figure in figures.items():
+                    known[name] += figure
+        return found
+
     def _replicas(self) -> list[tuple[str, psutil.Process]]:
         """Deployment and process of every replica."""
         found = []
@@ -173,6 +209,13 @@ class ServiceProcess:
     def _said(self) -> str:
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace").strip()[-3000:] or "(nothing)"
+
+
+def _part_of_ray(process: psutil.Process) -> str:
+    title = " ".join(_command_line(process))
+    if any(part in title for part in _ON_EACH_NODE):
+        return "node"
+    return "head" if any(part in title for part in _ON_THE_HEAD) else "driver"
 
 
 def _command_line(process: psutil.Process) -> list[str]:

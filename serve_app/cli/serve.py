@@ -25,6 +25,14 @@ _STEPS = {
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Port for metrics, on all interfaces; else any that is free.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="A Serve config file whose application's `args` are used."),
@@ -65,7 +73,7 @@ def serve(
     snapshot = registry.update(declared.models, declared.routing)
     pull_models(snapshot.preloaded(), factory)
     started = time.monotonic()
-    options = LaunchOptions(host, port, args)
+    options = LaunchOptions(host, port, args, metrics_port)
     with console.status("Starting Ray") as status:
 
         def report(step: str) -> None:

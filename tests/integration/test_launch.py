@@ -43,10 +43,15 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def metrics(port: int) -> str:
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+
+
 def test_serve_runs_until_ctrl_c_and_leaves_nothing_behind() -> None:
-    port = free_ports(1)[0]
+    port, other, metrics_port = free_ports(3)
     url = f"http://127.0.0.1:{port}"
-    with started("serve-app", "serve", "--port", str(port)) as first:
+    command = ("serve-app", "serve", "--metrics-port", str(metrics_port), "--port")
+    with started(*command, str(port)) as first:
         first.wait_for("Ctrl-C stops it")
         assert f"curl -s {url}/v1/score" in first.output
         true, swapped = true_and_swapped(url)
@@ -55,6 +60,13 @@ def test_serve_runs_until_ctrl_c_and_leaves_nothing_behind() -> None:
             assert second.ends() == 1
             assert f"127.0.0.1:{port}" in second.output and "--port" in second.output
             assert "Traceback" not in second.output
+        with started(*command, str(other)) as third:
+            assert third.ends() == 1
+            assert f":{metrics_port}" in third.output and "--metrics-port" in third.output
+        deadline = time.monotonic() + 60
+        while "ray_similarity_requests_total" not in metrics(metrics_port):
+            assert time.monotonic() < deadline
+            time.sleep(1)
         family = psutil.Process(first.process.pid).children(recursive=True)
         assert family
         first.process.send_signal(signal.SIGINT)
