@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from serve_app.kubernetes.effects import Change, Effect
 from serve_app.kubernetes.manifests import Key, Manifest, Use, uses
-from serve_app.kubernetes.rayservice import gpus_of, rayservice_changes
+from serve_app.kubernetes.rayservice import gpus_of, rayservice_changes, room_changes
 
 _SOURCES = ("ConfigMap", "Secret")
 _HASH = re.compile(r"-[bcdfghkmt2456789]{10}$")
@@ -204,7 +204,8 @@ def _workload_change(key: Key, before: Manifest, after: Manifest) -> Change:
 def _created(key: Key, old_name: Key | None, new: Mapping[Key, Manifest]) -> list[Change]:
     if key.kind == "RayService":
         detail = "is created, with its first cluster"
-        return [Change(key, Effect.NEW_CLUSTER, detail, gpus=gpus_of(new[key]))]
+        created = Change(key, Effect.NEW_CLUSTER, detail, gpus=gpus_of(new[key]))
+        return [created, *room_changes(key, new[key])]
     if old_name is not None:
         # What follows from it is the change of those who name it.
         return [Change(key, Effect.IN_PLACE, f"is created, with new content of {old_name.name}")]

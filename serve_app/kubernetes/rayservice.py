@@ -15,6 +15,7 @@ import yaml
 
 from serve_app.kubernetes.effects import Change, Effect
 from serve_app.kubernetes.manifests import Key, Manifest, pod_specs, worker_groups
+from serve_app.kubernetes.room import without_room
 
 _GPU = "nvidia.com/gpu"
 _MUTED_POD = ("tolerations", "schedulingGates")
@@ -38,12 +39,25 @@ def rayservice_changes(key: Key, old: Manifest, new: Manifest) -> list[Change]:
         else:
             changes += _serve_changes(key, before, after)
     changes += _metadata_changes(key, old, new)
+    changes += room_changes(key, new, old)
     handled = {"rayClusterConfig", "serveConfigV2"}
     for name in sorted({*before, *after} - handled):
         if before.get(name) != after.get(name):
             detail = f"{name}: KubeRay goes by it from now on"
             changes.append(Change(key, Effect.IN_PLACE, detail))
     return changes
+
+
+def room_changes(key: Key, new: Manifest, old: Manifest | None = None) -> list[Change]:
+    """That replicas have no place, if that is new."""
+    lacking = without_room(new)
+    if lacking is None or (old is not None and lacking == without_room(old)):
+        return []
+    warning = (
+        "there is no room for them on as many workers as there may be: they wait for ever. Raise "
+        "the workers' resources or number, or lower the bounds of Serve"
+    )
+    return [Change(key, Effect.NOTHING, f"serveConfigV2: {lacking} begin nowhere", warning=warning)]
 
 
 def gpus_of(manifest: Manifest) -> float:

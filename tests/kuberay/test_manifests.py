@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.config.args import AppArgs
+from serve_app.kubernetes.room import without_room
 from tests.kuberay.checks import documents, faults
 
 ROOT = Path(__file__).parents[2] / "kuberay"
@@ -133,29 +133,14 @@ def test_workers_are_ready_when_an_inference_passes(name: str) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_what_serve_may_have_finds_room(name: str) -> None:
-    """Else replicas wait for ever for a place. Serve spreads each deployment over the workers."""
-    spec = rayservice(name)["spec"]
-    cluster = spec["rayClusterConfig"]
-    (group,) = cluster["workerGroupSpecs"]
-    autoscaled = cluster.get("enableInTreeAutoscaling", False)
-    assert autoscaled is (name in AUTOSCALED)
-    workers = group["maxReplicas" if autoscaled else "replicas"]
-    (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
-    args = AppArgs.model_validate(application["args"])
-    requests = group["template"]["spec"]["containers"][0]["resources"]["requests"]
-    cpus, gpus = float(requests["cpu"]), float(requests.get("nvidia.com/gpu", 0))
-    for deployment in (args.ingress, *args.pools):
-        replicas = deployment.replicas
-        most = replicas if isinstance(replicas, int) else replicas.max_replicas
-        fewest = replicas if isinstance(replicas, int) else replicas.min_replicas
-        assert fewest >= group["minReplicas"], "each worker is worth its place"
-        on_one = -(-most // workers)
-        cpus -= on_one * deployment.cpus
-        wanted = getattr(deployment, "gpus", 0)
-        assert wanted != "auto"
-        gpus -= on_one * float(wanted)
-    assert cpus >= 0
-    assert gpus >= 0
+    """Else replicas wait for ever for a place."""
+    assert without_room(rayservice(name)) is None
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_workers_come_and_go_where_there_is_an_autoscaler(name: str) -> None:
+    cluster = rayservice(name)["spec"]["rayClusterConfig"]
+    assert cluster.get("enableInTreeAutoscaling", False) is (name in AUTOSCALED)
 
 
 def test_only_the_demo_is_open_to_everybody() -> None:

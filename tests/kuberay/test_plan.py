@@ -18,6 +18,7 @@ from serve_app.cli import app
 from serve_app.kubernetes.effects import Effect
 from serve_app.kubernetes.manifests import Key, Manifest, read_manifests
 from serve_app.kubernetes.plan import Plan, plan_changes
+from serve_app.kubernetes.room import without_room
 from tests.kuberay.test_manifests import ROOT, kustomize
 
 SERVICE = Key("ray.io", "RayService", "", "serve-app")
@@ -108,7 +109,31 @@ CASES: dict[str, tuple[str, Callable[[Objects], None], Effect, str]] = {
     ),
     "another worker group": ("base", more_workers, Effect.IN_PLACE, ""),
     "an image without a strategy": ("base", no_strategy, Effect.IN_PLACE, "no new cluster"),
-    "arguments": ("base", serve("cpus: 1", "cpus: 2"), Effect.ROLLING_RESTART, ""),
+    "arguments": ("base", serve("cpus: 1", "cpus: 0.9"), Effect.ROLLING_RESTART, ""),
+    "more replicas than there is room for": (
+        "base",
+        serve("replicas: 2", "replicas: 6"),
+        Effect.ROLLING_RESTART,
+        "no room",
+    ),
+    "bounds beyond the workers": (
+        "base",
+        serve("max_replicas: 4", "max_replicas: 5"),
+        Effect.ROLLING_RESTART,
+        "no room",
+    ),
+    "smaller workers": (
+        "base",
+        at(f"{_GROUP}/template/spec/containers/0/resources/requests/cpu", "1500m"),
+        Effect.NEW_CLUSTER,
+        "no room",
+    ),
+    "more replicas on GPUs than there are": (
+        "gpu",
+        serve("replicas: 2", "replicas: 3"),
+        Effect.ROLLING_RESTART,
+        "no room",
+    ),
     "a deployment's replicas": (
         "high-availability",
         serve("- name: ingress", "- name: ingress\n        num_replicas: 3"),
@@ -277,7 +302,7 @@ def test_what_goes_along_with_a_new_cluster_is_told_once_and_without_warnings() 
     def both(objects: Objects) -> None:
         container(objects)["image"] = "serve-app:0.2.0"
         serve("port: 8000", "port: 9000")(objects)
-        serve("cpus: 1", "cpus: 2")(objects)
+        serve("cpus: 1", "cpus: 0.9")(objects)
 
     made = planned("base", both)
     assert [change.detail.partition(":")[0] for change in made.changes] == [
@@ -285,3 +310,27 @@ def test_what_goes_along_with_a_new_cluster_is_told_once_and_without_warnings() 
         "serveConfigV2",
     ]
     assert not made.warnings
+
+
+@pytest.mark.parametrize(
+    ("replicas", "told"),
+    [(4, None), (5, "1 of 5 replicas of the pool gpu")],
+)
+def test_fractions_of_gpus_find_room_on_each(replicas: int, told: str | None) -> None:
+    objects = rendered("gpu-fraction")
+    serve("replicas: 4", f"replicas: {replicas}")(objects)
+    assert without_room(objects[SERVICE]) == told
+
+
+def test_autoscaled_workers_count_as_many_as_there_may_be() -> None:
+    objects = rendered("autoscaling")
+    assert without_room(objects[SERVICE]) is None
+    cluster(objects)["enableInTreeAutoscaling"] = False
+    assert without_room(objects[SERVICE]) == "8 of 8 replicas of the ingress"
+
+
+def test_what_is_no_configuration_of_ours_is_not_judged() -> None:
+    objects = rendered("base")
+    for text in ("]", "applications: 3", "applications: [{import_path: other:app, args: 3}]"):
+        objects[SERVICE]["spec"]["serveConfigV2"] = text
+        assert without_room(objects[SERVICE]) is None
