@@ -166,7 +166,10 @@ class ServiceProcess:
         return [process.pid for name, process in self._replicas() if name == deployment]
 
     def groups(self) -> dict[str, dict[str, float]]:
-        """Memory (PSS, bytes), open handles and threads of the service's processes.
+        """Memory, open handles and threads of the service's processes.
+
+        Memory is what is a process's own (anonymous, and its share of shared memory), in bytes:
+        pages of files are counted by how many other processes of the machine have them too.
 
         Returns:
             By deployment, what of Ray and Serve is on each node (`node`), and on the head alone
@@ -177,13 +180,12 @@ class ServiceProcess:
         for process in [self._process, *self._family()]:
             try:
                 with process.oneshot():
-                    memory = process.memory_full_info()
                     figures = {
-                        "memory": getattr(memory, "pss", memory.rss),
+                        "memory": _own_memory(process),
                         "handles": process.num_fds(),
                         "threads": process.num_threads(),
                     }
-            except psutil.Error:  # it has just ended
+            except (psutil.Error, OSError):  # it has just ended
                 continue
             for group in (replicas.get(process.pid) or _part_of_ray(process), "all"):
                 known = found.setdefault(group, dict.fromkeys(figures, 0.0))
@@ -197,7 +199,9 @@ class ServiceProcess:
         for process in self._family():
             title = " ".join(_command_line(process))
             if _REPLICA in title:
-                found.append((title.partition(_REPLICA)[2].split(":")[-1].split()[0], process))
+                # While it does something else, its title goes on with what that is.
+                name = title.partition(_REPLICA)[2].split(":")[-1].split()[0].partition(".")[0]
+                found.append((name, process))
         return found
 
     def _family(self) -> list[psutil.Process]:
@@ -209,6 +213,15 @@ class ServiceProcess:
     def _said(self) -> str:
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace").strip()[-3000:] or "(nothing)"
+
+
+def _own_memory(process: psutil.Process) -> int:
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+    if not rollup.exists():
+        return int(process.memory_info().rss)
+    wanted = ("Pss_Anon:", "Pss_Shmem:")
+    lines = rollup.read_text(encoding="ascii", errors="replace").splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(wanted))
 
 
 def _part_of_ray(process: psutil.Process) -> str:

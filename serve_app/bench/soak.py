@@ -1,4 +1,4 @@
-"""Whether a service that works for long stays as it is: memory, handles and threads over time.
+"""Whether a service that works for long stays as it is: memory, handles, threads over time.
 
 Run by `make soak`. The demo models are served by two replicas behind two ingress replicas; clients
 send requests of all kinds, good and bad, and a revision is replaced again and again meanwhile. Ends

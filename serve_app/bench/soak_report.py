@@ -66,7 +66,7 @@ def write_soak_plot(report: Mapping[str, Any], path: Path) -> bool:
                 label=group,
                 linewidth=1,
             )
-        axes.set_ylabel("memory (PSS), MiB" if measured == "memory" else measured)
+        axes.set_ylabel("own memory, MiB" if measured == "memory" else measured)
         axes.set_ylim(bottom=0)
     axes.set_xlabel("minutes")
     lines, labels = figure.axes[0].get_legend_handles_labels()

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import re
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
@@ -16,16 +12,9 @@ from fastapi.responses import Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from serve_app.config.access import Access, ApiKey
+from serve_app.config.access import Access
 from serve_app.config.args import Limits
-from serve_app.engine.answered import OK
-from serve_app.errors import (
-    ClientGoneError,
-    NotReadyError,
-    OverloadedError,
-    ServeAppError,
-    UnexpectedError,
-)
+from serve_app.errors import NotReadyError, OverloadedError, ServeAppError
 from serve_app.serving import schemas
 from serve_app.serving.answers import (
     embeddings_answer,
@@ -34,17 +23,16 @@ from serve_app.serving.answers import (
     score_answer,
 )
 from serve_app.serving.bodies import embed_request, score_request
-from serve_app.serving.finished import UNKNOWN_PATH, FinishedRequest, OnFinished
+from serve_app.serving.finished import OnFinished
 from serve_app.serving.gate import ADMIN_PREFIX, HEALTH_PATHS, Gate
-from serve_app.serving.headers import ANSWER_HEADERS, DOCS_HEADERS
 from serve_app.serving.load import Load
-from serve_app.serving.problem import problem, problem_from_error, problem_responses
+from serve_app.serving.problem import problem, problem_responses
+from serve_app.serving.request_scope import RequestScope, problem_of
 from serve_app.types import EmbedRequest, EmbedResponse, ScoreRequest, ScoreResponse
 from serve_app.version import __version__
 
 logger = logging.getLogger("serve_app.serving")
 
-_REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
 _DESCRIPTION = "How well does this image match this text?"
 
 
@@ -105,7 +93,13 @@ def create_api(
         redoc_url=None,
     )
     _add_errors(api)
-    _add_request_scope(api, gate or Gate(Access()), load, answers_request_id, on_finished)
+    api.add_middleware(
+        RequestScope,
+        gate=gate or Gate(Access()),
+        load=load,
+        answers_request_id=answers_request_id,
+        on_finished=on_finished,
+    )
     _add_scoring(api, service, limits)
     _add_inventory(api, service)
     api.openapi = lambda: openapi_document(api)  # type: ignore[method-assign]
@@ -318,94 +312,12 @@ def _add_inventory(api: FastAPI, service: ScoringService) -> None:
         return _json({"status": "ok"})
 
 
-def _add_request_scope(
-    api: FastAPI,
-    gate: Gate,
-    load: Load,
-    answers_request_id: bool,
-    on_finished: Sequence[OnFinished],
-) -> None:
-    async def admitted(
-        request: Request, path: str, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        # Probes must be answered under load: an overloaded service is alive. Operators too: they
-        # have perhaps come to end the overload.
-        counted = path.startswith("/v1/") and not path.startswith(ADMIN_PREFIX)
-        with load.taking(counted=counted) as request.state.load:
-            return await call_next(request)
-
-    async def answer(
-        request: Request, path: str, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        shown = request.headers.get("authorization", "")
-        try:
-            async with gate.admit(path, shown) as request.state.key:
-                return await admitted(request, path, call_next)
-        except ServeAppError as error:
-            return _problem(request, error)
-        except Exception:
-            request_id = _request_id(request)
-            logger.exception("request %s failed unexpectedly", request_id)
-            unexpected = UnexpectedError(
-                f"The service failed unexpectedly; its log has the cause under {request_id}."
-            )
-            return _problem(request, unexpected)
-
-    @api.middleware("http")
-    async def request_scope(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        given = request.headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
-        request.state.request_id = request_id
-        request.state.code, request.state.key, request.state.response = OK, None, None
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        started = time.perf_counter()
-        status = ClientGoneError.status_code
-        try:
-            response = await answer(request, path, call_next)
-            status = response.status_code
-        except asyncio.CancelledError:
-            request.state.code = ClientGoneError.code
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            for tell in on_finished:
-                tell(_finished(request, status, seconds))
-        response.headers.update(DOCS_HEADERS if path == "/docs" else ANSWER_HEADERS)
-        if answers_request_id:
-            response.headers["x-request-id"] = request_id
-        return response
-
-
-def _finished(request: Request, status: int, seconds: float) -> FinishedRequest:
-    state = request.state
-    key: ApiKey | None = state.key
-    response: ScoreResponse | EmbedResponse | None = state.response
-    return FinishedRequest(
-        id=state.request_id,
-        method=request.method,
-        path=getattr(request.scope.get("route"), "path", UNKNOWN_PATH),
-        status=status,
-        code=state.code,
-        seconds=seconds,
-        key=None if key is None else key.name,
-        model=None if response is None else response.model,
-        experiment=None if response is None else response.experiment,
-    )
-
-
-def _problem(request: Request, error: ServeAppError) -> Response:
-    request.state.code = error.code
-    return problem_from_error(error, _request_id(request))
-
-
 def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(ServeAppError)
     async def ours(request: Request, error: ServeAppError) -> Response:
         if error.status_code >= 500 and not isinstance(error, OverloadedError):
             logger.warning("request %s: %s: %s", _request_id(request), error.code, error.detail)
-        return _problem(request, error)
+        return problem_of(request, error)
 
     @api.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> Response:
