@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from serve_app.errors import ModelLoadError
 from serve_app.models.open_clip_architecture import Architecture
 from serve_app.models.open_clip_weights import Weights
-from serve_app.models.state_dicts import StateDict, check_fit, open_state_dict
+from serve_app.models.state_dicts import StateDict, assign_cast, check_fit, open_state_dict
 from serve_app.models.torch_runtime import DTYPES, lay_out_for_cpu
 
 UNUSED_PREFIX = "text_decoder."
@@ -153,22 +153,11 @@ def _assign(
     copy: bool = True,
 ) -> None:
     """Puts every tensor, cast and on the device, into the model; all or nothing."""
-    own = model.state_dict()
     if isinstance(model, CoCa):
         for name in [name for name in state if name.startswith(UNUSED_PREFIX)]:
             del state[name]
-    check_fit(own, state, what)
-    full = _kept_in_full(model)
-    ready: StateDict = {}
-    for name in own:
-        tensor = state.pop(name)
-        target = tensor.dtype
-        if tensor.is_floating_point():
-            target = torch.float32 if name in full else dtype
-        # From a file always a copy: a file-backed tensor would change, or crash, with its file.
-        ready[name] = tensor.detach().to(device=device, dtype=target, copy=copy)
-        del tensor
-    model.load_state_dict(ready, strict=True, assign=True)
+    check_fit(model.state_dict(), state, what)
+    assign_cast(model, state, device, dtype, _kept_in_full(model), copy=copy)
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             if name in module._non_persistent_buffers_set:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,37 @@ def check_fit(own: Mapping[str, torch.Tensor], state: StateDict, what: str) -> N
             f"The weights are for another architecture than {what}. {'; '.join(faults)}. "
             "Name the architecture that they were trained with."
         )
+
+
+def assign_cast(
+    model: torch.nn.Module,
+    state: StateDict,
+    device: torch.device,
+    dtype: torch.dtype,
+    kept: Collection[str],
+    *,
+    copy: bool = True,
+) -> None:
+    """Puts every tensor, cast and on the device, into the model; all or nothing.
+
+    Args:
+        model: Without values, or with others.
+        state: All that it has, see `check_fit`; is emptied, so that no tensor is there twice.
+        device: Where to.
+        dtype: Of what is floating.
+        kept: Names of what stays in fp32.
+        copy: Also where nothing is cast or moved: a file-backed tensor would change, or crash,
+            with its file.
+    """
+    ready: StateDict = {}
+    for name in model.state_dict():
+        tensor = state.pop(name)
+        target = tensor.dtype
+        if tensor.is_floating_point():
+            target = torch.float32 if name in kept else dtype
+        ready[name] = tensor.detach().to(device=device, dtype=target, copy=copy)
+        del tensor
+    model.load_state_dict(ready, strict=True, assign=True)
 
 
 def _read(path: Path, run_torchscript: bool) -> Any:

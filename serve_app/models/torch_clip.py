@@ -16,7 +16,7 @@ from serve_app.config.checkpoints import weights_file
 from serve_app.errors import ModelLoadError
 from serve_app.inputs.preprocess import ImagePreprocess
 from serve_app.models.byte_pairs import BytePairs
-from serve_app.models.state_dicts import StateDict, check_fit, open_state_dict
+from serve_app.models.state_dicts import StateDict, assign_cast, check_fit, open_state_dict
 from serve_app.models.torch_clip_network import KEPT_IN_FULL, Clip, quick_gelu
 from serve_app.models.torch_clip_shape import shape_of
 from serve_app.models.torch_clip_spec import TorchClipOptions, options_of, vocabulary_file
@@ -159,22 +159,12 @@ def _build(
     activation = quick_gelu if options.quick_gelu else F.gelu
     with torch.device("meta"):
         model = Clip(shape, activation)
-    own = model.state_dict()
-    check_fit(own, state, f"the CLIP that its own tensors tell of ({what})")
+    check_fit(model.state_dict(), state, f"the CLIP that its own tensors tell of ({what})")
     full = {"logit_scale"}
     for prefix, module in model.named_modules():
         if isinstance(module, KEPT_IN_FULL):
             full.update(f"{prefix}.{name}" for name in module.state_dict())
-    ready: StateDict = {}
-    for name in own:
-        tensor = state.pop(name)
-        target = tensor.dtype
-        if tensor.is_floating_point():
-            target = torch.float32 if name in full else dtype
-        # Always a copy: a file-backed tensor would change, or crash, with its file.
-        ready[name] = tensor.detach().to(device=device, dtype=target, copy=True)
-        del tensor
-    model.load_state_dict(ready, strict=True, assign=True)
+    assign_cast(model, state, device, dtype, full)
     model.eval().requires_grad_(False)
     if device.type == "cpu":
         lay_out_for_cpu(model)
