@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 
 from serve_app.bench.installed import installed_sizes
+from serve_app.bench.live_service import demo_models
 from serve_app.bench.machine import describe_machine
 from serve_app.bench.service import ServiceProcess
 from serve_app.config.child_environment import child_environment
@@ -147,18 +148,13 @@ class _Bench:
         return ServiceProcess(models=models, environment=environment)
 
     def _models(self, pretrained: str, *, beside_demo: bool = False) -> str:
-        from serve_app.config.defaults import WEIGHTS_FOLDER
-
         spec = {
             "architecture": self._architecture,
             "pretrained": pretrained,
             "sha256": self._sha256,
         }
-        demo = {
-            "architecture": str(WEIGHTS_FOLDER / "demo.json"),
-            "pretrained": str(WEIGHTS_FOLDER / "demo.safetensors"),
-        }
-        return json.dumps({"demo": demo, "model": spec} if beside_demo else {"model": spec})
+        beside = {"demo": demo_models()["demo"]} if beside_demo else {}
+        return json.dumps({**beside, "model": spec})
 
     def _pull(self, cache: Path) -> None:
         environment = child_environment(models=self._models(self._address))

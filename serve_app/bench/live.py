@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.bench.figures import Latency, Ratio, divided, latency, percentile
-from serve_app.bench.live_service import LiveLoad, LiveService, Record
+from serve_app.bench.live_service import LiveLoad, LiveService, Record, demo_models
 from serve_app.bench.machine import describe_machine
-from serve_app.config.defaults import WEIGHTS_FOLDER
 
 _CLIENTS = 16
 _ARGS: dict[str, Any] = {
@@ -65,7 +64,7 @@ def measure(rounds: int, steady_s: float, say: Say) -> dict[str, Any]:
     """
     say("starting the service")
     routing = {"default": "split", "experiments": {"split": {"arms": {"demo": 90, "lite": 10}}}}
-    with LiveService(_models("cosine"), routing, _ARGS) as service:
+    with LiveService(demo_models("cosine"), routing, _ARGS) as service:
         say("warming up")
         with LiveLoad(service.url, clients=_CLIENTS) as load:
             time.sleep(steady_s / 2)
@@ -127,22 +126,11 @@ def summary(records: Sequence[Record], events: Sequence[Event]) -> dict[str, Any
     }
 
 
-def _models(primary: str) -> dict[str, Any]:
-    def model(name: str, primary: str) -> dict[str, Any]:
-        return {
-            "architecture": str(WEIGHTS_FOLDER / f"{name}.json"),
-            "pretrained": str(WEIGHTS_FOLDER / f"{name}.safetensors"),
-            "primary": primary,
-        }
-
-    return {"demo": model("demo", primary), "lite": model("demo-lite", "cosine")}
-
-
 def _change(service: LiveService, round_: int) -> list[Event]:
     """A new revision takes the traffic, is rolled back, and weights are changed."""
     old = service.active("demo")
     begun = time.time()
-    service.declare(_models("logit"))
+    service.declare(demo_models("logit"))
     service.wait_replaced("demo", old)
     swapped = time.time()
     time.sleep(_SETTLE_S)
@@ -156,7 +144,7 @@ def _change(service: LiveService, round_: int) -> list[Event]:
     weighed = time.time()
     time.sleep(_SETTLE_S)
     # What was declared last is met already, so this alone changes nothing but the overrides.
-    service.declare(_models("cosine"))
+    service.declare(demo_models("cosine"))
     service.wait("it does not settle", lambda: service.status()["overrides"] is None)
     service.wait("it does not settle", lambda: service.status()["complete"])
     return [

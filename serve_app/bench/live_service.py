@@ -19,6 +19,7 @@ import yaml
 
 from serve_app.bench.service import ServiceProcess
 from serve_app.config.child_environment import child_environment
+from serve_app.config.defaults import WEIGHTS_FOLDER
 from serve_app.config.settings import ADMIN_TOKEN, MODELS_FILE, ROUTING_FILE, STATE_URL
 
 _LOOK_S = 0.02
@@ -46,6 +47,23 @@ class Record:
     def name(self) -> str | None:
         """Name of the model that answered."""
         return None if self.model is None else self.model.partition("@")[0]
+
+
+def demo_models(primary: str = "cosine") -> dict[str, Any]:
+    """The two models of the package, by name, as they are declared.
+
+    Args:
+        primary: The metric of `demo`: with another it is another revision, and costs the same.
+    """
+
+    def model(file: str, primary: str) -> dict[str, Any]:
+        return {
+            "architecture": str(WEIGHTS_FOLDER / f"{file}.json"),
+            "pretrained": str(WEIGHTS_FOLDER / f"{file}.safetensors"),
+            "primary": primary,
+        }
+
+    return {"demo": model("demo", primary), "lite": model("demo-lite", "cosine")}
 
 
 class LiveLoad:

@@ -17,10 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from serve_app.bench.live_service import LiveService
+from serve_app.bench.live_service import LiveService, demo_models
 from serve_app.bench.machine import describe_machine
 from serve_app.bench.soak_load import SoakLoad
-from serve_app.config.defaults import WEIGHTS_FOLDER
 
 MEASURES = ("memory", "handles", "threads")
 GROWTH = {"memory": 0.05, "handles": 0.02, "threads": 0.02}
@@ -59,7 +58,7 @@ def measure(
         answered, and what `summary` says.
     """
     say("starting the service")
-    with LiveService(_models("cosine"), args=_ARGS) as service:
+    with LiveService(demo_models("cosine"), args=_ARGS) as service:
         say(f"{minutes:g} minutes of load")
         samples: list[Sample] = []
         changes = 0
@@ -70,7 +69,7 @@ def measure(
                 samples.append({"seconds": now, **service.process.groups()})
                 if now >= (changes + 1) * change_s:
                     changes += 1
-                    service.declare(_models("logit" if changes % 2 else "cosine"))
+                    service.declare(demo_models("logit" if changes % 2 else "cosine"))
                 if now - said >= 60:
                     said = now
                     say(f"{now / 60:.0f} min, {_told(samples[-1], load)}")
@@ -137,17 +136,6 @@ def _told(sample: Mapping[str, Any], load: SoakLoad) -> str:
         f"{whole['memory'] / 2**20:.0f} MiB, {whole['handles']:.0f} handles, "
         f"{whole['threads']:.0f} threads"
     )
-
-
-def _models(primary: str) -> dict[str, Any]:
-    def model(name: str, primary: str) -> dict[str, Any]:
-        return {
-            "architecture": str(WEIGHTS_FOLDER / f"{name}.json"),
-            "pretrained": str(WEIGHTS_FOLDER / f"{name}.safetensors"),
-            "primary": primary,
-        }
-
-    return {"demo": model("demo", primary), "demo-lite": model("demo-lite", "cosine")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
