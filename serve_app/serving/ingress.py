@@ -67,7 +67,7 @@ class Ingress(PipelineService):
         follower = Follower(self._control, Member(f"ingress-{me}", "ingress"), self._follow)
         snapshot = await follower.join()
         self._ray_executor = RayExecutor(snapshot, pools)
-        self._traffic = metrics = IngressMetrics()
+        self._http_metrics = metrics = IngressMetrics()
         self._gate = Gate(snapshot.access, snapshot.ingresses, metrics.refused)
         self._load = Load(args.ingress.max_ongoing_requests, args.limits.max_bodies_bytes)
         metrics.watch(self._load)
@@ -88,7 +88,7 @@ class Ingress(PipelineService):
             self._load,
             gate=self._gate,
             answers_request_id=False,
-            on_finished=(self._traffic.finished, AccessLog(self._args.access_log).note),
+            on_finished=(self._http_metrics.finished, AccessLog(self._args.access_log).note),
         )
         if self._operated:
             add_admin(api, self._control)
