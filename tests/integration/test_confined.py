@@ -25,6 +25,10 @@ UID = 1000
 NEEDED = (ROOT, Path(sys.prefix), Path(sys.base_prefix))
 
 
+STAYS = "^/(proc|sys|dev)(/|$)|^/(tmp)?$"
+"""Mounts that stay as they are; the root is named by itself."""
+
+
 def may_make_namespaces() -> bool:
     made = subprocess.run(
         ["unshare", "--mount", "bash", "-c", "mount -t tmpfs tmpfs /mnt && setpriv --version"],
@@ -61,11 +65,11 @@ def script(command: str) -> str:
             *lines,
             "umount /mnt/* ; umount /mnt",
             "mount --bind / /",
-            "for mount in / $(cut -d' ' -f2 /proc/mounts | grep -vE '^/(proc|sys|dev|tmp|$)'); do",
+            f"for mount in / $(cut -d' ' -f2 /proc/mounts | grep -vE '{STAYS}'); do",
             '  mount -o remount,ro,bind "$mount" || true',
             "done",
             f"for folder in / /var {shlex.quote(str(ROOT))} {shlex.quote(sys.prefix)}; do",
-            '  if touch "$folder/written"; then echo "$folder can be written"; exit 9; fi',
+            '  if touch "$folder/written"; then rm "$folder/written"; exit 9; fi',
             "done",
             f"mkdir /tmp/home && chown {UID}:{UID} /tmp/home && cd /tmp/home",
             f"exec setpriv --reuid {UID} --regid {UID} --clear-groups --inh-caps=-all "
