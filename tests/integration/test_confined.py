@@ -69,7 +69,9 @@ def script(command: str) -> str:
             '  mount -o remount,ro,bind "$mount" || true',
             "done",
             f"for folder in / /var {shlex.quote(str(ROOT))} {shlex.quote(sys.prefix)}; do",
-            '  if touch "$folder/written"; then rm "$folder/written"; exit 9; fi',
+            '  if touch "$folder/written"; then',
+            '    rm "$folder/written"; echo "$folder can be written"; exit 9',
+            "  fi",
             "done",
             f"mkdir /tmp/home && chown {UID}:{UID} /tmp/home && cd /tmp/home",
             f"exec setpriv --reuid {UID} --regid {UID} --clear-groups --inh-caps=-all "
