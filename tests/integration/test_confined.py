@@ -110,6 +110,8 @@ def test_it_scores_with_nothing_but_tmp_to_write_to() -> None:
             said.append(line)
             if '"url"' in line:
                 break
+        if any("can be written" in line for line in said):
+            pytest.skip(f"this machine's mounts stay as they are: {said[-1]}")
         assert '"url"' in said[-1], "".join(said)
         true, swapped = true_and_swapped(f"http://127.0.0.1:{port}")
         assert true > swapped
