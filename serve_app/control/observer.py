@@ -1,15 +1,11 @@
-"""Who is told what the control plane does, for metrics; an error of theirs hurts nobody."""
+"""Who is told what the control plane does, for metrics (see `observability.telling`)."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from typing import Protocol
 
 from serve_app.control.snapshot import ModelState, ServingSnapshot
 from serve_app.errors import Fault
-
-_log = logging.getLogger(__name__)
 
 
 class ControlObserver(Protocol):
@@ -23,11 +19,3 @@ class ControlObserver(Protocol):
 
     def published(self, snapshot: ServingSnapshot) -> None:
         """Something else is served."""
-
-
-def tell(listener: Callable[[], None]) -> None:
-    """Calls an observer; its error is logged."""
-    try:
-        listener()
-    except Exception:
-        _log.exception("an observer of the control plane failed")

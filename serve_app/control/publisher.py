@@ -17,7 +17,7 @@ from serve_app.control.beginning import first_snapshot, force_of, recovered_snap
 from serve_app.control.desired import DesiredState
 from serve_app.control.members import Members
 from serve_app.control.observed import observe
-from serve_app.control.observer import ControlObserver, tell
+from serve_app.control.observer import ControlObserver
 from serve_app.control.plan import Plan
 from serve_app.control.progress import Progress
 from serve_app.control.records import same_routing
@@ -28,6 +28,7 @@ from serve_app.control.store import AuditEntry, InForce, StateStore
 from serve_app.control.timing import Timing
 from serve_app.control.version import Version
 from serve_app.errors import ConfigError, Fault
+from serve_app.observability.telling import tell
 
 _log = logging.getLogger(__name__)
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve_app.config.spec import ModelSpec
-from serve_app.engine.observer import EngineObserver, tell
+from serve_app.engine.observer import EngineObserver
 from serve_app.engine.parity import check_parity
 from serve_app.errors import ModelLoadError
 from serve_app.models.base import ModelInfo, SimilarityModel
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.identity import check_identity
 from serve_app.models.registry import ResolvedModel
+from serve_app.observability.telling import tell
 from serve_app.weights.cache import WeightsCache
 from serve_app.weights.local import localised
 

@@ -12,7 +12,7 @@ import numpy as np
 from serve_app.engine.batcher import BatchOutcome, MicroBatcher
 from serve_app.engine.lanes import IMAGE, PAIR, TEXT, EncodedText, ScoredPair, lanes_of
 from serve_app.engine.loading import LoadedModel, Loader, model_loader
-from serve_app.engine.observer import BatchRun, EngineObserver, Unobserved, tell
+from serve_app.engine.observer import BatchRun, EngineObserver, Unobserved
 from serve_app.engine.pair_scores import asked_scores, pair_scores
 from serve_app.engine.permit import DevicePermit
 from serve_app.engine.pool import Listener, ModelPool, ModelState, PoolListeners
@@ -26,6 +26,7 @@ from serve_app.errors import (
 from serve_app.models.base import DualEncoder, Embeddings, ModelInfo
 from serve_app.models.factory import SimilarityModelFactory
 from serve_app.models.snapshot import ResolvedModel, Snapshot
+from serve_app.observability.telling import tell
 from serve_app.observability.tracing import note, span
 from serve_app.scoring.metrics import METRICS
 from serve_app.types import ItemFault

@@ -1,13 +1,10 @@
-"""Who is told what a replica's engine does, for metrics; an error of theirs hurts nobody."""
+"""Who is told what a replica's engine does, for metrics (see `observability.telling`)."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
-
-logger = logging.getLogger("serve_app.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +58,3 @@ class Unobserved:
 
     def weights(self, model_id: str, *, downloaded: bool) -> None:
         """Nothing."""
-
-
-def tell(call: Callable[[], None]) -> None:
-    """Tells; an error is logged."""
-    try:
-        call()
-    except Exception:
-        logger.exception("an observer of the engine failed")

@@ -22,7 +22,7 @@ from serve_app.config.checkpoints import weights_file
 from serve_app.engine.failures import LoadFailure, LoadFailures, as_load_error
 from serve_app.engine.loading import LoadedModel, Loader
 from serve_app.engine.memory import available_memory
-from serve_app.engine.observer import EngineObserver, Unobserved, tell
+from serve_app.engine.observer import EngineObserver, Unobserved
 from serve_app.engine.threads import run_within
 from serve_app.engine.vacancies import Vacancies
 from serve_app.errors import (
@@ -31,6 +31,7 @@ from serve_app.errors import (
 )
 from serve_app.models.base import ModelInfo
 from serve_app.models.registry import ResolvedModel
+from serve_app.observability.telling import tell
 
 logger = logging.getLogger("serve_app.engine")
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from serve_app.engine.answered import OK
 from serve_app.types import ExperimentArm
 
-UNKNOWN_PATH = "unknown"
-"""The path of a request to where there is nothing: what clients make up is told to nobody."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Methods that are told; servers let some thirty others through."""
+
+UNKNOWN = "unknown"
+"""A method or path that is none of ours: what clients make up is told to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +21,8 @@ class FinishedRequest:
 
     Attributes:
         id: Of the request.
-        method: GET, POST, …
-        path: Of its route, as it is declared.
+        method: One of `METHODS`, or `UNKNOWN`.
+        path: Of its route, as it is declared, or `UNKNOWN`.
         status: Of the answer; that of `ClientGoneError` where nobody was there to hear it.
         code: `ok`, or that of its error.
         seconds: From its arrival in the ingress to the answer.

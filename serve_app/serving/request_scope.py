@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from serve_app.engine.answered import OK
 from serve_app.errors import ClientGoneError, ServeAppError, UnexpectedError
-from serve_app.serving.finished import UNKNOWN_PATH, FinishedRequest, OnFinished
+from serve_app.serving.finished import METHODS, UNKNOWN, FinishedRequest, OnFinished
 from serve_app.serving.gate import ADMIN_PREFIX, Gate
 from serve_app.serving.headers import ANSWER_HEADERS, DOCS_HEADERS
 from serve_app.serving.load import Load
@@ -142,8 +142,8 @@ def _finished(request: Request, status: int | None, seconds: float) -> FinishedR
     response: ScoreResponse | EmbedResponse | None = request.state.response
     return FinishedRequest(
         id=request.state.request_id,
-        method=request.method,
-        path=getattr(request.scope.get("route"), "path", UNKNOWN_PATH),
+        method=request.method if request.method in METHODS else UNKNOWN,
+        path=getattr(request.scope.get("route"), "path", UNKNOWN),
         status=UnexpectedError.status_code if status is None else status,
         code=request.state.code,
         seconds=seconds,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import distribution
 from pathlib import Path
 
-from serve_app.bench.installed import installed_sizes
+from serve_app.bench.installed import EXTRAS, installed_sizes
+
+ROOT = Path(__file__).parents[3]
 
 
 def files(name: str) -> int:
@@ -26,3 +29,8 @@ def test_a_package_is_counted_with_what_it_needs_each_once() -> None:
 def test_an_extra_brings_more() -> None:
     plain, extra = installed_sizes("httpx", ()), installed_sizes("httpx", ("cli",))
     assert extra["all"]["bytes"] > plain["all"]["bytes"]
+
+
+def test_the_extras_are_those_of_the_image() -> None:
+    written = re.findall(r"^ARG EXTRAS=(\S+)$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert set(written) == {",".join(EXTRAS)}

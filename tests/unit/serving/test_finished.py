@@ -103,6 +103,11 @@ def test_paths_are_those_of_routes_and_codes_those_of_answers(
     assert (found.path, found.status, found.code) == expected
 
 
+def test_a_method_that_no_route_knows_is_not_told(service: Service) -> None:
+    found = service.ask("PROPFIND", "/v1/models")
+    assert (found.method, found.status, found.code) == ("unknown", 405, "method_not_allowed")
+
+
 def test_who_is_not_let_in_is_told_too(service: Service) -> None:
     found = service.ask("GET", "/v1/models", headers={"Authorization": "Bearer no"})
     assert (found.status, found.code, found.key) == (401, "unauthorized", None)
